@@ -1,0 +1,133 @@
+"""Every error that headrace raises on purpose, as one tree.
+
+HeadraceError
+├── RequestError                 the caller's fault; each knows its HTTP status
+│   ├── InvalidRequest           400  a field is wrong: names the field, the limit and the fix
+│   ├── Unauthorized             401
+│   ├── ModelNotFound            404
+│   ├── PayloadTooLarge          413
+│   ├── UnsupportedMediaType     415
+│   └── Unsupported              400  a field or feature that is not honoured, refused by name
+├── OverloadError                try again later; carries ``retry_after`` seconds
+│   ├── QueueFull                429
+│   ├── Draining                 503
+│   └── DeadlineExceeded         504
+├── EngineError                  500  the server's fault
+│   └── EngineDead               503  the step loop has stopped
+├── ModelError                   a model cannot be loaded (start-up, never a request)
+│   ├── ModelFileError           a file is malformed, truncated or lies about its contents
+│   ├── UnsupportedModel         a well-formed model that headrace does not serve
+│   └── DownloadError            a model could not be fetched
+├── MemoryPlanError              the model, or one sequence of it, does not fit
+└── ConfigError                  a setting is unknown or has a bad value: names the source
+"""
+
+from __future__ import annotations
+
+
+class HeadraceError(Exception):
+    """Root of the tree. The message is written for the person who has to act on it."""
+
+    status: int = 500
+
+
+class RequestError(HeadraceError):
+    """The request cannot be served as it is. ``param`` names the offending field, where there is one."""
+
+    status = 400
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidRequest(RequestError):
+    """A field has a wrong type or a value out of its limits."""
+
+
+class Unsupported(RequestError):
+    """A field or feature that headrace does not honour: refused, never ignored."""
+
+
+class Unauthorized(RequestError):
+    """No API key, or a wrong one."""
+
+    status = 401
+
+
+class ModelNotFound(RequestError):
+    """The named model is not served here."""
+
+    status = 404
+
+
+class PayloadTooLarge(RequestError):
+    """The body is larger than the limit."""
+
+    status = 413
+
+
+class UnsupportedMediaType(RequestError):
+    """The body's content type is not the one that the route takes."""
+
+    status = 415
+
+
+class OverloadError(HeadraceError):
+    """The server could serve this at another time. ``retry_after`` is in seconds."""
+
+    status = 503
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(OverloadError):
+    """The waiting queue is at its limit."""
+
+    status = 429
+
+
+class Draining(OverloadError):
+    """The server is shutting down and takes no new work."""
+
+
+class DeadlineExceeded(OverloadError):
+    """The request's deadline passed before it finished."""
+
+    status = 504
+
+
+class EngineError(HeadraceError):
+    """Something went wrong inside; the request is not at fault."""
+
+
+class EngineDead(EngineError):
+    """The step loop has stopped."""
+
+    status = 503
+
+
+class ModelError(HeadraceError):
+    """A model cannot be loaded."""
+
+
+class ModelFileError(ModelError):
+    """A model file is malformed, truncated, or lies about its contents. The message names the file."""
+
+
+class UnsupportedModel(ModelError):
+    """A well-formed model of a kind that headrace does not serve."""
+
+
+class DownloadError(ModelError):
+    """A model could not be fetched. The message says what to do offline."""
+
+
+class MemoryPlanError(HeadraceError):
+    """The model does not fit in memory. The message itemises the plan and suggests one fix."""
+
+
+class ConfigError(HeadraceError):
+    """A setting is unknown or has a bad value. The message names the setting and where it came from."""
