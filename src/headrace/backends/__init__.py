@@ -14,9 +14,8 @@ from headrace.types import MemoryItem, Plan, StepResult
 class Backend(Protocol):
     """What the engine asks of a model.
 
-    Built by its module's ``load(checkpoint, *, dtype, max_model_len, max_batch_tokens, ...)``; weights are in memory from
-    then on. `run` is called from one
-    thread, never concurrently with itself; it releases the GIL while it computes.
+    Built by its module's ``load(checkpoint, *, dtype, max_model_len, max_batch_tokens, ...)``; weights are in memory
+    from then on. `run` is called from one thread, never concurrently with itself; it releases the GIL meanwhile.
 
     The promise of every backend, in every precision: a row's result depends on that row's own tokens, KV and
     sampling alone, bit for bit. Not on the other rows, not on where a prefill was cut into chunks, not on which
