@@ -1,0 +1,202 @@
+// Formulas of the GGUF block formats (ggml's documentation of its block structures), one function per format.
+//
+// Results equal the `gguf` package's float32 arithmetic bit for bit: one rounding per operation and no fused
+// multiply-add (the build sets -ffp-contract=off). The loops are written so that compilers vectorise them; nothing
+// here is specific to an instruction set. Files are little-endian, and so are all machines that headrace builds on.
+#include "dequant.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+inline float bits_to_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Selects, not branches, so that a row of these vectorises. Subnormals go through an integer product and not through
+// a subnormal float32, which threads that flush denormals would lose.
+inline float half_to_float(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t magnitude = half & 0x7fffu;
+  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+  const uint32_t rebias = magnitude >= 0x7c00u ? 224u << 23 : 112u << 23;
+  const float normal = bits_to_float((magnitude << 13) + rebias);
+  const float value = magnitude < 0x400u ? subnormal : normal;
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits_to_float(bits | sign);
+}
+
+inline uint16_t load_u16(const uint8_t* p) {
+  uint16_t value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+inline float load_half(const uint8_t* p) { return half_to_float(load_u16(p)); }
+
+// ------------------------------------------------------------------------------------------------- plain types
+
+void f32(const uint8_t* src, float* dst, long n) { std::memcpy(dst, src, static_cast<size_t>(n) * sizeof(float)); }
+
+void f16(const uint8_t* src, float* dst, long n) {
+  for (long i = 0; i < n; ++i) dst[i] = half_to_float(load_u16(src + 2 * i));
+}
+
+void bf16(const uint8_t* src, float* dst, long n) {
+  for (long i = 0; i < n; ++i) dst[i] = bits_to_float(static_cast<uint32_t>(load_u16(src + 2 * i)) << 16);
+}
+
+// ------------------------------------------------------------------------- 32 elements a block: one scale (and minimum)
+// The low nibbles of the 16 quant bytes are elements 0..15, the high ones 16..31.
+
+// [d f16][32 × int8]
+void q8_0(const uint8_t* b, float* dst) {
+  const float d = load_half(b);
+  const int8_t* q = reinterpret_cast<const int8_t*>(b + 2);
+  for (int j = 0; j < 32; ++j) dst[j] = static_cast<float>(q[j]) * d;
+}
+
+// [d f16][16 × nibble pair]
+void q4_0(const uint8_t* b, float* dst) {
+  const float d = load_half(b);
+  const uint8_t* q = b + 2;
+  for (int j = 0; j < 16; ++j) dst[j] = d * static_cast<float>((q[j] & 15) - 8);
+  for (int j = 0; j < 16; ++j) dst[16 + j] = d * static_cast<float>((q[j] >> 4) - 8);
+}
+
+// [d f16][m f16][16 × nibble pair]
+void q4_1(const uint8_t* b, float* dst) {
+  const float d = load_half(b), m = load_half(b + 2);
+  const uint8_t* q = b + 4;
+  for (int j = 0; j < 16; ++j) dst[j] = d * static_cast<float>(q[j] & 15) + m;
+  for (int j = 0; j < 16; ++j) dst[16 + j] = d * static_cast<float>(q[j] >> 4) + m;
+}
+
+// Bit j of `high` is the fifth bit of element j.
+inline void five_bits(const uint8_t* high_bytes, const uint8_t* q, int32_t* out) {
+  uint32_t high;
+  std::memcpy(&high, high_bytes, sizeof high);
+  for (int j = 0; j < 16; ++j) out[j] = static_cast<int32_t>((q[j] & 15u) | (((high >> j) & 1u) << 4));
+  for (int j = 0; j < 16; ++j) out[16 + j] = static_cast<int32_t>((q[j] >> 4) | (((high >> (16 + j)) & 1u) << 4));
+}
+
+// [d f16][high u32][16 × nibble pair]
+void q5_0(const uint8_t* b, float* dst) {
+  const float d = load_half(b);
+  int32_t q[32];
+  five_bits(b + 2, b + 6, q);
+  for (int j = 0; j < 32; ++j) dst[j] = d * static_cast<float>(q[j] - 16);
+}
+
+// [d f16][m f16][high u32][16 × nibble pair]
+void q5_1(const uint8_t* b, float* dst) {
+  const float d = load_half(b), m = load_half(b + 2);
+  int32_t q[32];
+  five_bits(b + 4, b + 8, q);
+  for (int j = 0; j < 32; ++j) dst[j] = d * static_cast<float>(q[j]) + m;
+}
+
+// ------------------------------------------------------------- 256 elements a block: scales of sub-blocks, themselves quantised
+
+// Q4_K and Q5_K: 8 six-bit scales and 8 six-bit minimums in 12 bytes. Entries 0..3 are whole in bytes 0..3 and 4..7;
+// entries 4..7 have their low nibbles in bytes 8..11 and their top two bits above entries 0..3.
+inline void six_bit_scales(const uint8_t* p, uint8_t* scale, uint8_t* minimum) {
+  for (int j = 0; j < 4; ++j) {
+    scale[j] = p[j] & 63;
+    minimum[j] = p[4 + j] & 63;
+    scale[4 + j] = static_cast<uint8_t>((p[8 + j] & 15) | ((p[j] >> 2) & 0x30));
+    minimum[4 + j] = static_cast<uint8_t>((p[8 + j] >> 4) | ((p[4 + j] >> 2) & 0x30));
+  }
+}
+
+// [d f16][dmin f16][12 scale bytes][128 × nibble pair]: 32 bytes hold two sub-blocks, low nibbles then high.
+void q4_k(const uint8_t* b, float* dst) {
+  const float d = load_half(b), dmin = load_half(b + 2);
+  uint8_t scale[8], minimum[8];
+  six_bit_scales(b + 4, scale, minimum);
+  for (int s = 0; s < 8; ++s) {
+    const uint8_t* q = b + 16 + 32 * (s / 2);
+    const int shift = 4 * (s % 2);
+    const float ds = d * static_cast<float>(scale[s]), ms = dmin * static_cast<float>(minimum[s]);
+    for (int j = 0; j < 32; ++j) dst[32 * s + j] = ds * static_cast<float>((q[j] >> shift) & 15) - ms;
+  }
+}
+
+// [d f16][dmin f16][12 scale bytes][32 high bytes][128 × nibble pair]: bit s of high byte j belongs to element j of sub-block s.
+void q5_k(const uint8_t* b, float* dst) {
+  const float d = load_half(b), dmin = load_half(b + 2);
+  uint8_t scale[8], minimum[8];
+  six_bit_scales(b + 4, scale, minimum);
+  const uint8_t* high = b + 16;
+  for (int s = 0; s < 8; ++s) {
+    const uint8_t* q = b + 48 + 32 * (s / 2);
+    const int shift = 4 * (s % 2);
+    const float ds = d * static_cast<float>(scale[s]), ms = dmin * static_cast<float>(minimum[s]);
+    for (int j = 0; j < 32; ++j) {
+      const int value = ((q[j] >> shift) & 15) | (((high[j] >> s) & 1) << 4);
+      dst[32 * s + j] = ds * static_cast<float>(value) - ms;
+    }
+  }
+}
+
+// [128 low-nibble pairs][64 × four high bit pairs][16 × int8 scale][d f16]: two halves of 128 elements, each four runs of 32;
+// run r takes nibbles from low bytes 32 * (r % 2).. and two bits at 2 * r from the high bytes. A scale serves 16 elements.
+void q6_k(const uint8_t* b, float* dst) {
+  const float d = load_half(b + 208);
+  const int8_t* scale = reinterpret_cast<const int8_t*>(b + 192);
+  for (int half = 0; half < 2; ++half) {
+    const uint8_t* low = b + 64 * half;
+    const uint8_t* high = b + 128 + 32 * half;
+    for (int run = 0; run < 4; ++run) {
+      const uint8_t* q = low + 32 * (run % 2);
+      const int shift = 4 * (run / 2);
+      float* out = dst + 128 * half + 32 * run;
+      for (int part = 0; part < 2; ++part) {
+        const float ds = d * static_cast<float>(scale[8 * half + 2 * run + part]);
+        for (int j = 16 * part; j < 16 * part + 16; ++j) {
+          const int value = ((q[j] >> shift) & 15) | (((high[j] >> (2 * run)) & 3) << 4);
+          out[j] = ds * static_cast<float>(value - 32);
+        }
+      }
+    }
+  }
+}
+
+template <int elements, int bytes, void (*block)(const uint8_t*, float*)>
+void blocks(const uint8_t* src, float* dst, long n) {
+  for (long i = 0; i < n / elements; ++i) block(src + i * bytes, dst + i * elements);
+}
+
+struct Format {
+  int elements;
+  void (*expand)(const uint8_t*, float*, long);
+};
+
+// In the order of headrace.weights.spec.DType.
+constexpr Format kFormats[] = {
+    {1, f32},
+    {1, f16},
+    {1, bf16},
+    {32, blocks<32, 34, q8_0>},
+    {32, blocks<32, 18, q4_0>},
+    {32, blocks<32, 20, q4_1>},
+    {32, blocks<32, 22, q5_0>},
+    {32, blocks<32, 24, q5_1>},
+    {256, blocks<256, 144, q4_k>},
+    {256, blocks<256, 176, q5_k>},
+    {256, blocks<256, 210, q6_k>},
+};
+constexpr int kFormatCount = sizeof kFormats / sizeof kFormats[0];
+
+}  // namespace
+
+extern "C" bool hr_dequantize(int dtype, const void* src, float* dst, long n) {
+  if (dtype < 0 || dtype >= kFormatCount || n < 0 || n % kFormats[dtype].elements != 0) return false;
+  kFormats[dtype].expand(static_cast<const uint8_t*>(src), dst, n);
+  return true;
+}
