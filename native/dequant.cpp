@@ -9,41 +9,54 @@
 #include <cstdint>
 #include <cstring>
 
+// Expanding the weights is part of every start. On Linux x86-64 GCC compiles the loops twice and picks at load; the
+// arithmetic is the same (no contraction), so the results are too.
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define WIDE __attribute__((target_clones("arch=x86-64-v3", "default")))
+#else
+#define WIDE
+#endif
+#define INLINE __attribute__((always_inline)) inline
+
 namespace {
 
-inline float bits_to_float(uint32_t bits) {
+INLINE float bits_to_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 
-// Selects, not branches, so that a row of these vectorises. Subnormals go through an integer product and not through
-// a subnormal float32, which threads that flush denormals would lose.
-inline float half_to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t magnitude = half & 0x7fffu;
-  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
-  const uint32_t rebias = magnitude >= 0x7c00u ? 224u << 23 : 112u << 23;
-  const float normal = bits_to_float((magnitude << 13) + rebias);
-  const float value = magnitude < 0x400u ? subnormal : normal;
+INLINE uint32_t float_to_bits(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
-  return bits_to_float(bits | sign);
+  return bits;
 }
 
-inline uint16_t load_u16(const uint8_t* p) {
+// Masks, not branches, so that a row of these vectorises. Subnormals go through an integer product and not through
+// a subnormal float32, which threads that flush denormals would lose.
+INLINE float half_to_float(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t magnitude = half & 0x7fffu;
+  const uint32_t is_special = 0u - static_cast<uint32_t>(magnitude >= 0x7c00u);
+  const uint32_t is_subnormal = 0u - static_cast<uint32_t>(magnitude < 0x400u);
+  const uint32_t normal = (magnitude << 13) + (112u << 23) + (is_special & (112u << 23));
+  const uint32_t subnormal = float_to_bits(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
+  return bits_to_float(sign | (is_subnormal & subnormal) | (~is_subnormal & normal));
+}
+
+INLINE uint16_t load_u16(const uint8_t* p) {
   uint16_t value;
   std::memcpy(&value, p, sizeof value);
   return value;
 }
 
-inline float load_half(const uint8_t* p) { return half_to_float(load_u16(p)); }
+INLINE float load_half(const uint8_t* p) { return half_to_float(load_u16(p)); }
 
 // ------------------------------------------------------------------------------------------------- plain types
 
 void f32(const uint8_t* src, float* dst, long n) { std::memcpy(dst, src, static_cast<size_t>(n) * sizeof(float)); }
 
-void f16(const uint8_t* src, float* dst, long n) {
+WIDE void f16(const uint8_t* src, float* dst, long n) {
   for (long i = 0; i < n; ++i) dst[i] = half_to_float(load_u16(src + 2 * i));
 }
 
@@ -55,38 +68,44 @@ void bf16(const uint8_t* src, float* dst, long n) {
 // The low nibbles of the 16 quant bytes are elements 0..15, the high ones 16..31.
 
 // [d f16][32 × int8]
-void q8_0(const uint8_t* b, float* dst) {
+INLINE void q8_0(const uint8_t* b, float* dst) {
   const float d = load_half(b);
   const int8_t* q = reinterpret_cast<const int8_t*>(b + 2);
   for (int j = 0; j < 32; ++j) dst[j] = static_cast<float>(q[j]) * d;
 }
 
+INLINE void nibbles(const uint8_t* q, uint8_t* out) {
+  for (int j = 0; j < 16; ++j) out[j] = q[j] & 15;
+  for (int j = 0; j < 16; ++j) out[16 + j] = q[j] >> 4;
+}
+
 // [d f16][16 × nibble pair]
-void q4_0(const uint8_t* b, float* dst) {
+INLINE void q4_0(const uint8_t* b, float* dst) {
   const float d = load_half(b);
-  const uint8_t* q = b + 2;
-  for (int j = 0; j < 16; ++j) dst[j] = d * static_cast<float>((q[j] & 15) - 8);
-  for (int j = 0; j < 16; ++j) dst[16 + j] = d * static_cast<float>((q[j] >> 4) - 8);
+  uint8_t q[32];
+  nibbles(b + 2, q);
+  for (int j = 0; j < 32; ++j) dst[j] = d * static_cast<float>(static_cast<int>(q[j]) - 8);
 }
 
 // [d f16][m f16][16 × nibble pair]
-void q4_1(const uint8_t* b, float* dst) {
+INLINE void q4_1(const uint8_t* b, float* dst) {
   const float d = load_half(b), m = load_half(b + 2);
-  const uint8_t* q = b + 4;
-  for (int j = 0; j < 16; ++j) dst[j] = d * static_cast<float>(q[j] & 15) + m;
-  for (int j = 0; j < 16; ++j) dst[16 + j] = d * static_cast<float>(q[j] >> 4) + m;
+  uint8_t q[32];
+  nibbles(b + 4, q);
+  for (int j = 0; j < 32; ++j) dst[j] = d * static_cast<float>(static_cast<int>(q[j])) + m;
 }
 
 // Bit j of `high` is the fifth bit of element j.
-inline void five_bits(const uint8_t* high_bytes, const uint8_t* q, int32_t* out) {
+INLINE void five_bits(const uint8_t* high_bytes, const uint8_t* q, int32_t* out) {
   uint32_t high;
   std::memcpy(&high, high_bytes, sizeof high);
-  for (int j = 0; j < 16; ++j) out[j] = static_cast<int32_t>((q[j] & 15u) | (((high >> j) & 1u) << 4));
-  for (int j = 0; j < 16; ++j) out[16 + j] = static_cast<int32_t>((q[j] >> 4) | (((high >> (16 + j)) & 1u) << 4));
+  uint8_t low[32];
+  nibbles(q, low);
+  for (int j = 0; j < 32; ++j) out[j] = static_cast<int32_t>(low[j] | (((high >> j) & 1u) << 4));
 }
 
 // [d f16][high u32][16 × nibble pair]
-void q5_0(const uint8_t* b, float* dst) {
+INLINE void q5_0(const uint8_t* b, float* dst) {
   const float d = load_half(b);
   int32_t q[32];
   five_bits(b + 2, b + 6, q);
@@ -94,7 +113,7 @@ void q5_0(const uint8_t* b, float* dst) {
 }
 
 // [d f16][m f16][high u32][16 × nibble pair]
-void q5_1(const uint8_t* b, float* dst) {
+INLINE void q5_1(const uint8_t* b, float* dst) {
   const float d = load_half(b), m = load_half(b + 2);
   int32_t q[32];
   five_bits(b + 4, b + 8, q);
@@ -105,7 +124,7 @@ void q5_1(const uint8_t* b, float* dst) {
 
 // Q4_K and Q5_K: 8 six-bit scales and 8 six-bit minimums in 12 bytes. Entries 0..3 are whole in bytes 0..3 and 4..7;
 // entries 4..7 have their low nibbles in bytes 8..11 and their top two bits above entries 0..3.
-inline void six_bit_scales(const uint8_t* p, uint8_t* scale, uint8_t* minimum) {
+INLINE void six_bit_scales(const uint8_t* p, uint8_t* scale, uint8_t* minimum) {
   for (int j = 0; j < 4; ++j) {
     scale[j] = p[j] & 63;
     minimum[j] = p[4 + j] & 63;
@@ -115,7 +134,7 @@ inline void six_bit_scales(const uint8_t* p, uint8_t* scale, uint8_t* minimum) {
 }
 
 // [d f16][dmin f16][12 scale bytes][128 × nibble pair]: 32 bytes hold two sub-blocks, low nibbles then high.
-void q4_k(const uint8_t* b, float* dst) {
+INLINE void q4_k(const uint8_t* b, float* dst) {
   const float d = load_half(b), dmin = load_half(b + 2);
   uint8_t scale[8], minimum[8];
   six_bit_scales(b + 4, scale, minimum);
@@ -128,7 +147,7 @@ void q4_k(const uint8_t* b, float* dst) {
 }
 
 // [d f16][dmin f16][12 scale bytes][32 high bytes][128 × nibble pair]: bit s of high byte j belongs to element j of sub-block s.
-void q5_k(const uint8_t* b, float* dst) {
+INLINE void q5_k(const uint8_t* b, float* dst) {
   const float d = load_half(b), dmin = load_half(b + 2);
   uint8_t scale[8], minimum[8];
   six_bit_scales(b + 4, scale, minimum);
@@ -146,7 +165,7 @@ void q5_k(const uint8_t* b, float* dst) {
 
 // [128 low-nibble pairs][64 × four high bit pairs][16 × int8 scale][d f16]: two halves of 128 elements, each four runs of 32;
 // run r takes nibbles from low bytes 32 * (r % 2).. and two bits at 2 * r from the high bytes. A scale serves 16 elements.
-void q6_k(const uint8_t* b, float* dst) {
+INLINE void q6_k(const uint8_t* b, float* dst) {
   const float d = load_half(b + 208);
   const int8_t* scale = reinterpret_cast<const int8_t*>(b + 192);
   for (int half = 0; half < 2; ++half) {
@@ -168,7 +187,7 @@ void q6_k(const uint8_t* b, float* dst) {
 }
 
 template <int elements, int bytes, void (*block)(const uint8_t*, float*)>
-void blocks(const uint8_t* src, float* dst, long n) {
+WIDE void blocks(const uint8_t* src, float* dst, long n) {
   for (long i = 0; i < n / elements; ++i) block(src + i * bytes, dst + i * elements);
 }
 

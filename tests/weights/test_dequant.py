@@ -68,7 +68,7 @@ def test_unaligned_source(library: ctypes.CDLL) -> None:
     np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize(("code", "n"), [(-1, 32), (len(DType), 32), (CODES[DType.Q4_K], 255), (CODES[DType.Q8_0], -32)])
+@pytest.mark.parametrize(("code", "n"), [(-1, 32), (len(DType), 32), (CODES[DType.Q4_K], 255), (0, -32)])
 def test_nonsense_is_refused(library: ctypes.CDLL, code: int, n: int) -> None:
     out = np.zeros(256, dtype=np.float32)
     assert not library.hr_dequantize(code, out.ctypes.data, out.ctypes.data, n)
