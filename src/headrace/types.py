@@ -13,6 +13,19 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar, dataclass_transform
+
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True)
+def _record(cls: type[_T]) -> type[_T]:
+    """A dataclass that is frozen to the type checker but not at run time.
+
+    For the values that are made once per sequence and step: a frozen dataclass takes 1 to 2 µs to build, this 0.3.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
 
 BLOCK_SIZE = 16
 """Tokens per KV block. Mean waste is half a block per sequence: 8 of 256 tokens, 3 %."""
@@ -82,7 +95,7 @@ class Request:
 # --------------------------------------------------------------------------------------------- scheduler → backend
 
 
-@dataclass(frozen=True, slots=True)
+@_record
 class RowSampling:
     """How a backend chooses one token at one position. Complete in itself: a backend keeps no state per sequence,
     so nothing of one request can leak into the next that takes its place in the batch.
@@ -129,7 +142,7 @@ class RowSampling:
 GREEDY = RowSampling()
 
 
-@dataclass(frozen=True, slots=True)
+@_record
 class PlanRow:
     """A run of consecutive tokens of one sequence, computed in one step.
 
@@ -182,7 +195,7 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@_record
 class RowResult:
     """What a step gave for one plan row: the chosen token (None if none was asked for), or why the row failed.
 
@@ -206,7 +219,7 @@ class StepResult:
 # ------------------------------------------------------------------------------------------------ engine → listener
 
 
-@dataclass(frozen=True, slots=True)
+@_record
 class TokenEvent:
     """Something that happened to one sequence in one step.
 
