@@ -16,6 +16,7 @@ namespace {
 using namespace headrace;
 
 constexpr double kGreedyBelow = 1e-5;
+constexpr int kBisections = 8;  // narrows the band of candidates to about 1/256 of the logits' range
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct Scratch {
@@ -76,8 +77,8 @@ int32_t arg_max(const Row& row) {
   return id;
 }
 
-// Collects every token with a logit of at least `floor`, in id order; returns how many.
-int32_t gather(const Row& row, float floor) {
+// Collects every token with a logit of at least `floor` and below `ceiling`, in id order; returns how many.
+int32_t gather(const Row& row, float floor, float ceiling = kInfinity) {
   Candidate* out = row.scratch.candidates;
   int32_t n = 0;
   for (int32_t g = 0; g < row.groups; ++g) {
@@ -85,7 +86,7 @@ int32_t gather(const Row& row, float floor) {
     const int32_t end = std::min(row.vocab, (g + 1) * kGroup);
     for (int32_t id = g * kGroup; id < end; ++id) {
       out[n] = {row.logits[id], id};
-      n += row.logits[id] >= floor;
+      n += row.logits[id] >= floor && row.logits[id] < ceiling;
     }
   }
   return n;
@@ -136,17 +137,34 @@ Candidate last_reaching(const Row& row, int32_t n, double wanted, float inverse_
   return list[begin];
 }
 
-// Top-p without top-k: widens the set of candidates until it holds the mass; most often the first try is enough.
+double mass_from(const Row& row, float floor, float inverse_temperature) {
+  return find_group_mass(row.logits, row.vocab, row.scratch.group_max, row.max, inverse_temperature, {floor, INT32_MAX},
+                         row.scratch.group_mass);
+}
+
+// Top-p without top-k. Most often the few most likely tokens hold the mass; else the floor is bisected by whole passes
+// until the band of logits that the cut lies in is narrow.
 Candidate nucleus_cut(const Row& row, double top_p, Candidate cut, float inverse_temperature) {
-  const Scratch& scratch = row.scratch;
-  const double wanted = top_p * find_group_mass(row.logits, row.vocab, scratch.group_max, row.max, inverse_temperature,
-                                                cut, scratch.group_mass);
-  for (int32_t count = 64;; count *= 8) {
-    const float floor = floor_for(row, count, cut.logit);
-    const int32_t n = gather(row, floor);
-    if (candidate_mass(row, 0, n, inverse_temperature) >= wanted) return last_reaching(row, n, wanted, inverse_temperature);
-    if (floor == cut.logit) return cut;  // top_p so close to 1 that rounding decides: all are kept
+  const double wanted = top_p * mass_from(row, cut.logit, inverse_temperature);
+  float above = floor_for(row, 64, cut.logit);  // `above` and up is too little; `below` and up is enough
+  const int32_t n = gather(row, above);
+  if (candidate_mass(row, 0, n, inverse_temperature) >= wanted) return last_reaching(row, n, wanted, inverse_temperature);
+  float below = std::max(cut.logit, row.max - 90.0f / inverse_temperature);  // under this, weights are 0
+  double mass_above = mass_from(row, above, inverse_temperature);
+  for (int i = 0; i < kBisections; ++i) {
+    const float middle = below + 0.5f * (above - below);
+    if (middle <= below || middle >= above) break;
+    const double mass = mass_from(row, middle, inverse_temperature);
+    if (mass >= wanted) {
+      below = middle;
+    } else {
+      above = middle;
+      mass_above = mass;
+    }
   }
+  const int32_t band = gather(row, below, above);
+  if (band == 0) return cut;  // top_p so close to 1 that rounding decides: all are kept
+  return last_reaching(row, band, wanted - mass_above, inverse_temperature);
 }
 
 // Min-p, top-k and top-p as one cut.
