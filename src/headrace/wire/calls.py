@@ -1,0 +1,73 @@
+"""A call after parsing: what was asked for, whatever the dialect that asked.
+
+Everything in here has been checked against the limits; what needs the tokenizer (prompt lengths, bad words, the room
+left for the answer) is finished by ``api`` on admission.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.types import SamplingParams
+
+Prompt = str | tuple[int, ...]
+"""Text still to be tokenised, or token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What ``/v1/completions`` continues: one engine request for each item."""
+
+    items: tuple[Prompt, ...]
+    add_special_tokens: bool = True
+    echo: bool = False
+    """The answer's text begins with the prompt's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What ``/v1/chat/completions`` continues. Each message has ``role`` and a string ``content``."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    """Off because the template has already written them."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStyle:
+    """How the answer is to be written."""
+
+    stream: bool = False
+    include_usage: bool = False
+    """Streams only: a last chunk with the usage."""
+    continuous_usage: bool = False
+    """Streams only: the usage so far in every chunk."""
+    return_token_ids: bool = False
+    tokens_as_ids: bool = False
+    """Logprobs name tokens ``token_id:7`` instead of by their text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP call.
+
+    ``sampling.max_tokens`` is an upper bound until admission: with ``max_tokens`` None the answer may fill what the
+    prompt leaves of the context, with 0 (only together with ``echo``) the prompt alone is answered.
+    """
+
+    content: Prompts | Conversation
+    sampling: SamplingParams
+    max_tokens: int | None
+    style: AnswerStyle
+    model: str | None = None
+    n: int = 1
+    bad_words: tuple[str, ...] = ()
+    priority: int = 0
+    cache_salt: str = ""
+    timeout: float | None = None
+    """Seconds that the caller gives the whole call; the server's own limit holds as well."""

@@ -1,0 +1,81 @@
+"""What an answer is made of, before any dialect: deltas of choices, and the usage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LOGPROB_FLOOR = -9999.0
+"""JSON has no -Infinity; vLLM writes this number for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have been chosen."""
+
+    token: int
+    text: str
+    data: bytes
+    logprob: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownToken:
+    """A token with its logprob, ready to be written.
+
+    ``text`` is how the token is named, ``data`` its bytes (alone they need not be valid UTF-8), ``offset`` where its
+    text begins in the choice's text, in characters. ``logprob`` is None for the first token of an echoed prompt,
+    which nothing precedes. ``top`` has the most likely tokens, best first.
+    """
+
+    token: int
+    text: str
+    data: bytes
+    offset: int
+    logprob: float | None
+    rank: int = 0
+    top: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPart:
+    """What the first delta of a choice may say of its prompt, if it was asked for."""
+
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[ShownToken, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What a step added to one choice. ``finish`` is set in the choice's last delta and in no other.
+
+    ``stop_reason`` is the stop string or the stop token that ended it; None for the model's own end.
+    """
+
+    index: int
+    text: str = ""
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[ShownToken] = ()
+    finish: str | None = None
+    stop_reason: int | str | None = None
+    prompt: PromptPart | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a whole call: every prompt once, the answers of all its choices."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is the same in every chunk of an answer."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str

@@ -1,0 +1,98 @@
+"""Deltas → one JSON document: the answer of a call that does not stream is the fold of what a stream would send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from headrace.wire.calls import AnswerStyle
+from headrace.wire.deltas import Delta, Head, PromptPart, ShownToken, Usage
+from headrace.wire.shapes import chat_logprobs, completion_logprobs, prompt_logprobs, usage_json
+
+
+@dataclass(slots=True)
+class Choice:
+    """One choice, grown delta by delta."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[ShownToken] = field(default_factory=list)
+    finish: str | None = None
+    stop_reason: int | str | None = None
+    prompt: PromptPart | None = None
+
+    def add(self, delta: Delta) -> None:
+        """The next delta of this choice."""
+        self.texts.append(delta.text)
+        self.token_ids += delta.token_ids
+        self.logprobs += delta.logprobs
+        if delta.prompt is not None:
+            self.prompt = delta.prompt
+        if delta.finish is not None:
+            self.finish, self.stop_reason = delta.finish, delta.stop_reason
+
+
+class Document(Protocol):
+    """One dialect's way to write a folded answer."""
+
+    def __call__(self, head: Head, style: AnswerStyle, choices: list[Choice], usage: Usage) -> dict[str, Any]:
+        """The whole answer as a JSON object."""
+        ...
+
+
+def completion_document(head: Head, style: AnswerStyle, choices: list[Choice], usage: Usage) -> dict[str, Any]:
+    """``text_completion``."""
+    return _document("text_completion", head, [_completion(i, c, style) for i, c in enumerate(choices)], usage)
+
+
+def chat_document(head: Head, style: AnswerStyle, choices: list[Choice], usage: Usage) -> dict[str, Any]:
+    """``chat.completion``."""
+    document = _document("chat.completion", head, [_chat(i, c, style) for i, c in enumerate(choices)], usage)
+    part = choices[0].prompt if choices else None
+    if part is not None and part.logprobs is not None:
+        document["prompt_logprobs"] = prompt_logprobs(part)
+    if part is not None and part.token_ids is not None:
+        document["prompt_token_ids"] = part.token_ids
+    return document
+
+
+def _document(kind: str, head: Head, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
+    return {
+        "id": head.id,
+        "object": kind,
+        "created": head.created,
+        "model": head.model,
+        "system_fingerprint": head.fingerprint,
+        "choices": choices,
+        "usage": usage_json(usage),
+    }
+
+
+def _completion(index: int, choice: Choice, style: AnswerStyle) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "index": index,
+        "text": "".join(choice.texts),
+        "logprobs": completion_logprobs(choice.logprobs, style.tokens_as_ids) if choice.logprobs else None,
+        "finish_reason": choice.finish,
+        "stop_reason": choice.stop_reason,
+    }
+    if choice.prompt is not None and choice.prompt.logprobs is not None:
+        result["prompt_logprobs"] = prompt_logprobs(choice.prompt)
+    if choice.prompt is not None and choice.prompt.token_ids is not None:
+        result["prompt_token_ids"] = choice.prompt.token_ids
+    if style.return_token_ids:
+        result["token_ids"] = choice.token_ids
+    return result
+
+
+def _chat(index: int, choice: Choice, style: AnswerStyle) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "index": index,
+        "message": {"role": "assistant", "content": "".join(choice.texts), "refusal": None},
+        "logprobs": chat_logprobs(choice.logprobs, style.tokens_as_ids) if choice.logprobs else None,
+        "finish_reason": choice.finish,
+        "stop_reason": choice.stop_reason,
+    }
+    if style.return_token_ids:
+        result["token_ids"] = choice.token_ids
+    return result
