@@ -170,9 +170,10 @@ class TextSource:
     """The tokenizer, template and special-token part of a checkpoint, as plain data.
 
     Exactly one of ``tokenizer_json`` (the path of a tokenizer.json) and ``gguf`` (the ``tokenizer.*`` metadata of a
-    GGUF file, keys with their ``tokenizer.`` prefix kept) is set. ``chat_templates`` maps a name ("default", "tool_use") to
-    Jinja source. ``eos_token_ids`` unites every source (generation_config.json, config.json, GGUF eos/eot/eom).
-    ``sampling_defaults`` are temperature, top_k, top_p, min_p, repetition_penalty from generation_config.json.
+    GGUF file, keys with their ``tokenizer.`` prefix kept; arrays of numbers are `array.array`) is set.
+    ``chat_templates`` maps a name ("default", "tool_use") to Jinja source. ``eos_token_ids`` unites every source
+    (generation_config.json, config.json, GGUF eos/eot/eom). ``sampling_defaults`` are temperature, top_k, top_p,
+    min_p, repetition_penalty from generation_config.json.
     """
 
     tokenizer_json: str | None = None
