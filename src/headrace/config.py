@@ -2,12 +2,14 @@
 
 A section is a frozen dataclass; each of its fields is a setting, declared with `knob`. Command-line flags
 (``cli.flags``), environment names (``HEADRACE_<NAME>``), keys of the configuration file (TOML, the same names),
-``--help`` and ``headrace config explain`` are all made from the declarations. The command line wins over the environment,
-that over the file, that over the default; every value remembers where it came from. A name nobody declared, or a value
-out of its limits, is an error that says which setting and which source.
+``--help`` and ``headrace config explain`` are all made from the declarations. The command line wins over the
+environment, that over the file, that over the default; every value remembers where it came from. A name nobody
+declared, or a value out of its limits, is an error that says which setting and which source.
 
 Each room is given its own section and nothing else.
 """
+
+# ruff: noqa: RUF009  (knob declares a setting; it makes no default that instances share)
 
 from __future__ import annotations
 
@@ -152,7 +154,7 @@ class ModelSettings:
         minimum=0,
         maximum=2**32 - 1,
     )
-    cache_dir: Path | None = knob(  # noqa: RUF009  (a declaration, not a shared default)
+    cache_dir: Path | None = knob(
         None, "Where fetched models are kept. auto is $XDG_CACHE_HOME/headrace, else ~/.cache/headrace.", path
     )
 
