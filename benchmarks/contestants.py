@@ -1,0 +1,101 @@
+"""Who is measured, as data: how each server is started on the same weights, and which peers are installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One server on one set of weights.
+
+    ``command`` gives its command line for a port and a number of users; ``per_level`` servers are restarted for each
+    number of users, because they divide their memory by it at start (llama.cpp's slots).
+    """
+
+    name: str
+    weights: str
+    model: Path | None
+    command: Callable[[int, int], list[str]]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    per_level: bool = False
+
+
+def headrace(model: Path | None, weights: str, *extra: str) -> Contestant:
+    """Ours, from this Python environment, with its default settings."""
+
+    def command(port: int, _users: int) -> list[str]:
+        chosen = [] if model is None else [str(model)]
+        return [sys.executable, "-m", "headrace", "serve", *chosen, "--port", str(port), *extra]
+
+    return Contestant("headrace", weights, model, command)
+
+
+def vllm(home: Path, model: Path) -> Contestant:
+    """vLLM for CPU in its best setting here: both cores, Intel's OpenMP and tcmalloc."""
+    folder = home / "vllm"
+
+    def command(port: int, _users: int) -> list[str]:
+        return [
+            str(folder / "bin" / "vllm"),
+            *("serve", str(model), "--host", "127.0.0.1", "--port", str(port)),
+            *("--dtype", "bfloat16", "--max-model-len", "2048", "--served-model-name", "m"),
+        ]
+
+    preload = [folder / "lib" / "libiomp5.so", Path("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4")]
+    environment = {
+        "LD_PRELOAD": ":".join(str(path) for path in preload if path.exists()),
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+        "VLLM_CPU_OMP_THREADS_BIND": "0-1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+    }
+    return Contestant("vLLM-CPU", "bf16", model, command, environment)
+
+
+def llama(home: Path, model: Path, weights: str) -> Contestant:
+    """llama.cpp's server, with as many slots as users (4 at least) and flash attention off, its faster setting here."""
+
+    def command(port: int, users: int) -> list[str]:
+        slots = max(4, users)
+        return [
+            str(home / "llama-build" / "bin" / "llama-server"),
+            *("-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-t", "2", "-tb", "2"),
+            *("-c", str(512 * slots), "--parallel", str(slots), "-cb", "-fa", "off", "--alias", "m"),
+        ]
+
+    return Contestant("llama.cpp", weights, model, command, per_level=True)
+
+
+def openvino(home: Path, model: Path, weights: str) -> Contestant:
+    """OpenVINO GenAI's continuous batching, driven in process: it pays for no HTTP."""
+    script = Path(__file__).with_name("openvino_levels.py")
+
+    def command(_port: int, _users: int) -> list[str]:
+        return [str(home / "ov" / "bin" / "python"), str(script), str(model)]
+
+    return Contestant("OpenVINO", weights, model, command)
+
+
+def contestants(model: str, peers: Path | None) -> list[Contestant]:
+    """Ours and every installed peer for ``model``: "smollm2" or "1b" (a Llama-3.2-1B shape of random weights)."""
+    if peers is None:
+        return [headrace(None, "bf16")] if model == "smollm2" else []
+    stem, openvino_stem = {"smollm2": ("smollm2-135m", "ov-smol"), "1b": ("llama-1b-rand", "ov-1b")}[model]
+    models = peers / "models"
+    # The context is bounded as the peers' is, so that all have about the same KV memory.
+    ours = headrace(models / f"{stem}-bf16", "bf16", "--max-model-len", "2048")
+    found = [
+        ours,
+        vllm(peers, models / f"{stem}-bf16"),
+        llama(peers, models / f"{stem}-bf16.gguf", "bf16"),
+        openvino(peers, models / f"{openvino_stem}-fp16", "bf16"),
+        llama(peers, models / f"{stem}-Q8_0.gguf", "int8"),
+        openvino(peers, models / f"{openvino_stem}-int8", "int8"),
+        llama(peers, models / f"{stem}-Q4_0.gguf", "int4"),
+    ]
+    return [one for one in found if one.model is None or one.model.exists()]
