@@ -47,7 +47,9 @@ def run_level(pipe: Any, level: dict[str, int]) -> dict[str, object]:
     settings = genai.GenerationConfig()
     settings.max_new_tokens, settings.ignore_eos, settings.do_sample = level["output_len"], True, False
     prompts = [[rng.randint(1000, 30000) for _ in range(level["input_len"])] for _ in range(level["requests"])]
-    todo, live, ended = list(enumerate(prompts)), [], []
+    todo = list(enumerate(prompts))
+    live: list[Live] = []
+    ended: list[Live] = []
     begin = time.perf_counter()
     while todo or live:
         while todo and len(live) < level["users"]:

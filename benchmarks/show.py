@@ -12,7 +12,7 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 def table(results: Rows) -> str:
     """One line a contestant and level."""
     lines = [
-        "| server | users | tokens/s | range | TTFT p50 / p95 ms | inter-token p50 / p99 ms | first token s | idle MB |",
+        "| server | users | tokens/s | range | TTFT p50 / p95 ms | inter-token p50 / p99 | start s | idle MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in results.items():
