@@ -5,6 +5,9 @@ HeadraceError
 │   ├── InvalidRequest           400  a field is wrong: names the field, the limit and the fix
 │   ├── Unauthorized             401
 │   ├── ModelNotFound            404
+│   ├── RouteNotFound            404
+│   ├── MethodNotAllowed         405
+│   ├── RequestTimeout           408
 │   ├── PayloadTooLarge          413
 │   ├── UnsupportedMediaType     415
 │   └── Unsupported              400  a field or feature that is not honoured, refused by name
@@ -59,6 +62,24 @@ class ModelNotFound(RequestError):
     """The named model is not served here."""
 
     status = 404
+
+
+class RouteNotFound(RequestError):
+    """Nothing is served at this path."""
+
+    status = 404
+
+
+class MethodNotAllowed(RequestError):
+    """The path is served, by another method."""
+
+    status = 405
+
+
+class RequestTimeout(RequestError):
+    """The request took too long to arrive."""
+
+    status = 408
 
 
 class PayloadTooLarge(RequestError):
