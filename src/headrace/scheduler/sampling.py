@@ -1,0 +1,105 @@
+"""From a request's sampling parameters to what a backend needs at each position."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+
+from headrace.types import GREEDY, RowSampling, SamplingParams
+
+_BAN = -math.inf
+
+
+def derive_seed(seed: int, index: int) -> int:
+    """The 64-bit seed of a request's ``index``-th sequence. Sequence 0 has the request's own."""
+    own = seed & (2**64 - 1)
+    if index == 0:
+        return own
+    return int.from_bytes(blake2b(own.to_bytes(8) + index.to_bytes(8), digest_size=8).digest())
+
+
+def stop_token_ids(params: SamplingParams) -> frozenset[int]:
+    """Tokens that end a sequence: what the request asked for, and the model's own unless they are to be ignored."""
+    return params.stop_token_ids if params.ignore_eos else params.stop_token_ids | params.eos_token_ids
+
+
+def always_banned(params: SamplingParams) -> set[int]:
+    """Tokens that may never be chosen: bad words of one token."""
+    return {word[0] for word in params.bad_words if len(word) == 1}
+
+
+def banned_next(bad_words: Iterable[tuple[int, ...]], output: array[int]) -> list[int]:
+    """Tokens that would complete one of ``bad_words`` (of two tokens or more) after ``output``."""
+    banned = []
+    for word in bad_words:
+        head = word[:-1]
+        if len(output) >= len(head) and tuple(output[-len(head) :]) == head:
+            banned.append(word[-1])
+    return banned
+
+
+def _with_bans(bias: Mapping[int, float], banned: Iterable[int]) -> Mapping[int, float]:
+    return {**bias, **dict.fromkeys(banned, _BAN)}
+
+
+class SamplingRule:
+    """One sequence's way of choosing tokens, prepared once so that a step costs little.
+
+    A rule whose answer never changes (greedy, nothing else asked for) gives one shared object for ever. ``min_tokens``
+    bans the stop tokens until that many were generated; bad words are matched against the output alone, as vLLM does.
+    """
+
+    __slots__ = ("_bias", "_fixed", "_free_from", "_min_bias", "_params", "_penalised", "_prompt", "_seed", "_words")
+
+    def __init__(self, params: SamplingParams, seed: int, num_prompt: int) -> None:
+        self._params = params
+        self._seed = seed
+        self._prompt = num_prompt
+        self._free_from = num_prompt + params.min_tokens
+        self._words: dict[int, list[tuple[int, ...]]] = {}  # by the token before the last one
+        for word in params.bad_words:
+            if len(word) > 1:
+                self._words.setdefault(word[-2], []).append(word)
+        self._bias = _with_bans(params.logit_bias, always_banned(params))
+        self._min_bias = _with_bans(self._bias, stop_token_ids(params)) if params.min_tokens else self._bias
+        self._penalised = not (
+            params.repetition_penalty == 1.0 and params.presence_penalty == 0.0 and params.frequency_penalty == 0.0
+        )
+        self._fixed: RowSampling | None = None
+        if params.temperature == 0.0 and not self._penalised and not self._words:
+            plain = self._row(array("i"), self._bias)
+            self._fixed = GREEDY if plain.is_plain_greedy else plain
+
+    def at(self, tokens: array[int]) -> RowSampling:
+        """How to choose the token after ``tokens`` (prompt and output so far)."""
+        free = len(tokens) >= self._free_from
+        if free and self._fixed is not None:
+            return self._fixed
+        bias = self._bias if free else self._min_bias
+        if self._words and len(tokens) > self._prompt:
+            candidates = self._words.get(tokens[-1])
+            if candidates:
+                banned = banned_next(candidates, tokens[self._prompt :])
+                bias = _with_bans(bias, banned) if banned else bias
+        return self._row(tokens, bias)
+
+    def _row(self, tokens: array[int], bias: Mapping[int, float]) -> RowSampling:
+        params = self._params
+        return RowSampling(
+            params.temperature,
+            params.top_k,
+            params.top_p,
+            params.min_p,
+            params.repetition_penalty,
+            params.presence_penalty,
+            params.frequency_penalty,
+            self._seed,
+            len(tokens),
+            self._prompt,
+            tokens if self._penalised else (),
+            bias,
+            params.allowed_token_ids,
+            params.logprobs,
+        )
