@@ -1,1 +1,14 @@
+"""HTTP for one server: the application, its routes, admission, keys, health and the end of its life.
 
+A composition root does::
+
+    app = App(engine, served, recorder, settings)
+    serve(app, listen(host, port))
+
+`headrace.api.server` is imported apart from this, because it brings uvicorn with it.
+"""
+
+from headrace.api.app import App
+from headrace.api.settings import Served, ServerSettings
+
+__all__ = ["App", "Served", "ServerSettings"]

@@ -1,0 +1,124 @@
+"""A parsed call → engine requests: tokenised, measured against the context, with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from headrace.api.ports import Words
+from headrace.api.settings import Served
+from headrace.errors import InvalidRequest
+from headrace.types import Request, SamplingParams
+from headrace.wire.calls import Call, Conversation, Prompt, Prompts
+
+LONG_TEXT = 2048
+"""Characters from which tokenising leaves the event loop for a thread: about a millisecond's work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """One engine request, and the prompt's text if the answer repeats it."""
+
+    request: Request
+    echo: str | None
+
+
+async def admit(
+    call: Call, served: Served, call_id: str, client: str, arrival: float, request_timeout: float | None
+) -> list[Admitted]:
+    """The engine requests of a call, one for each prompt.
+
+    ``arrival`` is in seconds of ``time.monotonic()``.
+
+    Raises:
+        InvalidRequest: a prompt is empty or does not fit; the template refuses the messages.
+    """
+    prompts = await _encode(call.content, served.words)
+    banned = _bad_words(call.bad_words, served.words)
+    timeouts = [limit for limit in (call.timeout, request_timeout) if limit is not None]
+    deadline = arrival + min(timeouts) if timeouts else None
+    admitted = []
+    for index, prompt in enumerate(prompts):
+        sampling = replace(
+            _fit(call, len(prompt), served.limits.max_model_len),
+            eos_token_ids=served.words.eos_token_ids,
+            bad_words=banned,
+        )
+        request = Request(
+            id=f"{call_id}-{index}",
+            prompt=prompt,
+            sampling=sampling,
+            arrival=arrival,
+            n=call.n,
+            priority=call.priority,
+            client=client,
+            cache_salt=call.cache_salt,
+            deadline=deadline,
+        )
+        admitted.append(Admitted(request, _echo(call.content, index, prompt, served.words)))
+    return admitted
+
+
+async def _encode(content: Prompts | Conversation, words: Words) -> list[tuple[int, ...]]:
+    if isinstance(content, Conversation):
+        length = sum(len(message["content"]) for message in content.messages)
+        if length >= LONG_TEXT:
+            return [tuple(await asyncio.to_thread(words.encode_chat, content))]
+        return [tuple(words.encode_chat(content))]
+    length = sum(len(item) for item in content.items if isinstance(item, str))
+    if length >= LONG_TEXT:
+        return await asyncio.to_thread(_encode_items, content.items, content.add_special_tokens, words)
+    return _encode_items(content.items, content.add_special_tokens, words)
+
+
+def _encode_items(items: Sequence[Prompt], add_special: bool, words: Words) -> list[tuple[int, ...]]:
+    return [tuple(words.encode(item, add_special)) if isinstance(item, str) else item for item in items]
+
+
+def _fit(call: Call, prompt_tokens: int, context: int) -> SamplingParams:
+    """The call's sampling with ``max_tokens`` settled. Nothing is ever cut to fit."""
+    field = "messages" if isinstance(call.content, Conversation) else "prompt"
+    if prompt_tokens == 0:
+        raise InvalidRequest(f"the {field} has no tokens; send some text", field)
+    room = context - prompt_tokens
+    if room < 1:
+        raise InvalidRequest(
+            f"the {field} has {prompt_tokens} tokens, but the context holds {context}, answer included; shorten it",
+            field,
+        )
+    asked = room if call.max_tokens is None else max(call.max_tokens, 1)
+    if asked > room:
+        raise InvalidRequest(
+            f"the {field} has {prompt_tokens} tokens and max_tokens asks for {asked} more, but the context holds "
+            f"{context}; lower max_tokens to {room} or shorten the {field}",
+            "max_tokens",
+        )
+    sampling = call.sampling
+    if sampling.min_tokens > asked:
+        raise InvalidRequest(f"min_tokens is {sampling.min_tokens}, but there is room for {asked}", "min_tokens")
+    prompt_logprobs = sampling.prompt_logprobs
+    if isinstance(call.content, Prompts) and call.content.echo and sampling.logprobs is not None:
+        prompt_logprobs = max(sampling.logprobs, prompt_logprobs or 0)
+    return replace(sampling, max_tokens=asked, prompt_logprobs=prompt_logprobs)
+
+
+def _echo(content: Prompts | Conversation, index: int, prompt: tuple[int, ...], words: Words) -> str | None:
+    if isinstance(content, Conversation) or not content.echo:
+        return None
+    item = content.items[index]
+    return item if isinstance(item, str) else words.decode(prompt)
+
+
+def _bad_words(bad: Sequence[str], words: Words) -> tuple[tuple[int, ...], ...]:
+    """Each word's tokens as it stands, and after a space where that is another single run of the same length."""
+    banned: list[tuple[int, ...]] = []
+    for word in bad:
+        plain = tuple(words.encode(word.lstrip(), False))
+        spaced = tuple(words.encode(" " + word.lstrip(), False))
+        if not plain:
+            raise InvalidRequest("bad_words has an entry without tokens", "bad_words")
+        banned.append(plain)
+        if len(spaced) == len(plain) and spaced[0] != plain[0]:
+            banned.append(spaced)
+    return tuple(banned)

@@ -1,0 +1,161 @@
+"""The two text routes: a body goes in, an answer comes out, streamed or whole, from the same deltas."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.api.admission import Admitted, admit
+from headrace.api.choice import Choice
+from headrace.api.desk import Desk
+from headrace.api.exchange import ClientGone, read_json, respond_json
+from headrace.api.ports import Receive, Scope, Send
+from headrace.api.reply import Reply
+from headrace.api.settings import Served, ServerSettings
+from headrace.errors import QueueFull
+from headrace.wire.calls import AnswerStyle, Call
+from headrace.wire.chunks import ChatWriter, ChunkWriter, CompletionWriter
+from headrace.wire.deltas import Head
+from headrace.wire.fold import Document, chat_document, completion_document
+from headrace.wire.limits import Limits
+from headrace.wire.openai_requests import parse_chat, parse_completion
+
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect the stream otherwise
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one route reads a body and writes an answer: everything that differs between dialects."""
+
+    id_prefix: str
+    parse: Callable[[Mapping[str, Any], Limits, Mapping[str, float]], Call]
+    writer: Callable[[Head, AnswerStyle], ChunkWriter]
+    document: Document
+
+
+COMPLETIONS = Dialect("cmpl-", parse_completion, CompletionWriter, completion_document)
+CHAT = Dialect("chatcmpl-", parse_chat, ChatWriter, chat_document)
+
+
+class Answerer:
+    """Answers the calls of one dialect. ``preparing`` bounds the calls whose body is being read or tokenised."""
+
+    def __init__(
+        self, dialect: Dialect, served: Served, desk: Desk, settings: ServerSettings, preparing: Preparing
+    ) -> None:
+        self._dialect = dialect
+        self._served = served
+        self._desk = desk
+        self._settings = settings
+        self._preparing = preparing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One call, from its body to its last byte."""
+        arrival = time.monotonic()
+        try:
+            with self._preparing:
+                reply = await self._prepare(scope, receive, arrival)
+        except ClientGone:
+            return
+        reply.disconnect = scope.get("extensions", {}).get("headrace.disconnect")
+        self._desk.submit(reply)
+        watcher = asyncio.create_task(_watch(receive, reply))
+        try:
+            await _deliver(reply, send)
+        finally:
+            watcher.cancel()
+            self._desk.close(reply)
+
+    async def _prepare(self, scope: Scope, receive: Receive, arrival: float) -> Reply:
+        served, settings = self._served, self._settings
+        body = await read_json(scope, receive, served.limits.max_body_bytes, settings.body_timeout)
+        call = self._dialect.parse(body, served.limits, served.sampling_defaults)
+        model = served.resolve(call.model)
+        call_id = self._dialect.id_prefix + secrets.token_hex(12)  # never the caller's: ids of two callers must differ
+        client = scope.get("headrace.client", "")
+        admitted = await admit(call, served, call_id, client, arrival, settings.request_timeout)
+        head = Head(call_id, int(time.time()), model, served.fingerprint)
+        return Reply(
+            [each.request for each in admitted],
+            _choices(call, admitted, served),
+            head,
+            call.style,
+            self._dialect.writer(head, call.style),
+            self._dialect.document,
+        )
+
+
+class Preparing:
+    """Counts the calls in preparation, and refuses more than ``limit``."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+
+    def __enter__(self) -> None:
+        if self._count >= self._limit:
+            raise QueueFull(f"{self._limit} requests are being read already; try again in a second")
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+
+
+def _choices(call: Call, admitted: list[Admitted], served: Served) -> list[Choice]:
+    """All choices of a call, in the order of their index: prompt by prompt, ``n`` for each."""
+    return [
+        Choice(
+            index * call.n + k,
+            served.words,
+            each.request.sampling,
+            call.style,
+            each.request.prompt,
+            echo=each.echo,
+            prompt_logprobs=call.sampling.prompt_logprobs is not None,
+            silent=call.max_tokens == 0,
+        )
+        for index, each in enumerate(admitted)
+        for k in range(call.n)
+    ]
+
+
+async def _watch(receive: Receive, reply: Reply) -> None:
+    """Tell the reply when its client goes away. Ends by itself when the response is complete."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    reply.leave()
+
+
+async def _deliver(reply: Reply, send: Send) -> None:
+    """Send the answer. What fails before the first byte is raised, and becomes a status code."""
+    await reply.changed()
+    if reply.gone:
+        return
+    if reply.error is not None and not reply.buffered:
+        raise reply.error
+    if reply.style.stream:
+        await _stream(reply, send)
+    else:
+        await respond_json(send, reply.document())
+
+
+async def _stream(reply: Reply, send: Send) -> None:
+    """One write for whatever has come since the last one; the body ends right after ``[DONE]``."""
+    await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+    over = False
+    while not over:
+        await reply.changed()
+        if reply.gone:
+            return
+        data, over = reply.take()
+        reply.blocked_since = time.monotonic()
+        await send({"type": "http.response.body", "body": data, "more_body": not over})
+        reply.blocked_since = None

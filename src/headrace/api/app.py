@@ -1,0 +1,121 @@
+"""The application: its routes as a table, and what stands around them as a list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from headrace.api.answers import CHAT, COMPLETIONS, Answerer, Preparing
+from headrace.api.desk import Desk
+from headrace.api.guards import account, guard_keys, refuse_when_draining
+from headrace.api.health import HealthRoutes, metrics_route
+from headrace.api.lifecycle import Lifecycle
+from headrace.api.models import ModelRoutes
+from headrace.api.ports import ASGIApp, EnginePort, Receive, Scope, Send
+from headrace.api.settings import Served, ServerSettings
+from headrace.errors import MethodNotAllowed, RouteNotFound
+from headrace.metrics import Exposition, Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path, or with ``{id}`` at its end everything below it. ``open`` routes need no key and survive draining."""
+
+    method: str
+    path: str
+    handler: ASGIApp
+    open: bool = False
+    while_draining: bool = False
+
+
+class App:
+    """One server's HTTP side as an ASGI application. `start` and `stop` are called on its event loop."""
+
+    def __init__(
+        self, engine: EnginePort, served: Served, recorder: Recorder, settings: ServerSettings | None = None
+    ) -> None:
+        self.settings = settings or ServerSettings()
+        self.lifecycle = Lifecycle()
+        self.desk = Desk(engine, recorder, self.settings)
+        self.routes = self._table(engine, served, recorder)
+        self._watch: asyncio.Task[None] | None = None
+        self._app = self._wrap(route(self.routes), recorder)
+
+    def _table(self, engine: EnginePort, served: Served, recorder: Recorder) -> tuple[Route, ...]:
+        health = HealthRoutes(engine, self.lifecycle)
+        models = ModelRoutes(served)
+        preparing = Preparing(self.settings.max_preparing)
+        completions = Answerer(COMPLETIONS, served, self.desk, self.settings, preparing)
+        chat = Answerer(CHAT, served, self.desk, self.settings, preparing)
+        metrics = metrics_route(engine, Exposition(recorder))
+        return (
+            Route("POST", "/v1/chat/completions", chat),
+            Route("POST", "/v1/completions", completions),
+            Route("GET", "/v1/models", models.list),
+            Route("GET", "/v1/models/{id}", models.one),
+            Route("GET", "/health", health.both, open=True, while_draining=True),
+            Route("GET", "/health/live", health.live, open=True, while_draining=True),
+            Route("GET", "/health/ready", health.ready, open=True, while_draining=True),
+            Route("GET", "/metrics", metrics, while_draining=True),
+        )
+
+    def _wrap(self, app: ASGIApp, recorder: Recorder) -> ASGIApp:
+        """The guards, innermost first."""
+        draining = {each.path.encode() for each in self.routes if each.while_draining}
+        unlocked = {each.path.encode() for each in self.routes if each.open}
+        app = refuse_when_draining(app, self.lifecycle, draining)
+        app = guard_keys(app, self.settings.api_keys, unlocked)
+        return account(app, recorder)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP exchange. Other protocols (websocket, lifespan) are not spoken."""
+        if scope["type"] != "http":
+            raise ValueError(f"this application does not speak {scope['type']}")
+        await self._app(scope, receive, send)
+
+    async def start(self) -> None:
+        """Start the engine, and look after open replies from now on."""
+        self.desk.start()
+        self._watch = asyncio.create_task(self.desk.watch())
+
+    async def stop(self) -> None:
+        """Stop looking after replies. The engine is its owner's to stop."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+
+def route(routes: Sequence[Route]) -> ASGIApp:
+    """An application that hands each exchange to the route of its method and its path, compared byte for byte.
+
+    A GET route answers HEAD as well; the server drops the body.
+    """
+    exact: dict[bytes, dict[str, Route]] = {}
+    below: dict[bytes, dict[str, Route]] = {}
+    for each in routes:
+        table, path = (below, each.path.removesuffix("{id}")) if each.path.endswith("{id}") else (exact, each.path)
+        methods = table.setdefault(path.encode(), {})
+        methods[each.method] = each
+        if each.method == "GET":
+            methods["HEAD"] = each
+
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        path: bytes = scope["raw_path"]
+        methods = exact.get(path)
+        if methods is None:
+            prefix = next((each for each in below if path.startswith(each) and len(path) > len(each)), None)
+            if prefix is None:
+                raise RouteNotFound("there is nothing at this path")
+            methods = below[prefix]
+            scope["headrace.rest"] = unquote(path[len(prefix) :].decode("latin-1"))
+        found = methods.get(scope["method"])
+        if found is None:
+            allowed = ", ".join(sorted(methods))
+            scope["headrace.error_headers"] = [(b"allow", allowed.encode())]
+            raise MethodNotAllowed(f"this path takes {allowed}")
+        scope["headrace.route"] = found.path
+        await found.handler(scope, receive, send)
+
+    return routed

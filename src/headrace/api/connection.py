@@ -1,0 +1,120 @@
+"""uvicorn's HTTP/1.1 connection with the limits that it lacks: size and time of a request's head."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from headrace.wire.chunks import to_json
+from headrace.wire.failures import error_json
+
+_PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class HeadTooLarge(Exception):  # raised inside the parser, which tells by it to stop
+    """The request line and headers exceed the limit."""
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection. A subclass made by `with_limits` carries the limits.
+
+    A head that is too large or too slow to arrive is refused and the connection closed, before any application runs.
+    Exchanges can cut the connection through the ASGI extension ``headrace.disconnect``.
+    """
+
+    max_head_bytes = 32 << 10
+    head_timeout = 15.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """A client connected: its first request must begin soon."""
+        super().connection_made(transport)
+        self._in_head = True
+        self._head_bytes = 0
+        self._parsed_head_bytes = 0
+        self._refusal = (400, "this is not a valid HTTP/1.1 request")
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone, or was sent away."""
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a head count against its limit, until its end has been seen."""
+        if self._in_head and self._head_timer is None:
+            self._expect_head()
+        super().data_received(data)
+        if not self._in_head:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > self.max_head_bytes and not self.transport.is_closing():
+            self._refuse(431, "the request's headers are too large")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_head = True
+        self._parsed_head_bytes = 0
+        extensions: dict[str, Any] = {"headrace.disconnect": self.transport.abort}
+        self.scope["extensions"] = extensions
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request's target."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head has arrived; from here on the application has its own limits."""
+        self._in_head = False
+        self._head_arrived()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request has arrived; whatever comes next is another one's head."""
+        super().on_message_complete()
+        self._in_head = True
+        self._head_bytes = 0
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's answer to what its parser refuses, in our shape and with the real reason."""
+        self._refuse(*self._refusal)
+
+    def _count(self, size: int) -> None:
+        self._parsed_head_bytes += size
+        if self._parsed_head_bytes > self.max_head_bytes:
+            self._refusal = (431, "the request's headers are too large")
+            raise HeadTooLarge
+
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_timeout, self._head_is_late)
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._in_head and not self.transport.is_closing():
+            self._refuse(408, f"the request's headers did not arrive within {self.head_timeout:g} seconds")
+
+    def _refuse(self, status: int, message: str) -> None:
+        body = to_json(error_json(message, status)).encode()
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
+            % (status, _PHRASES[status], len(body), body)
+        )
+        self.transport.close()
+
+
+def with_limits(max_head_bytes: int, head_timeout: float) -> type[Connection]:
+    """A connection class with these limits: bytes, seconds."""
+    return type("LimitedConnection", (Connection,), {"max_head_bytes": max_head_bytes, "head_timeout": head_timeout})

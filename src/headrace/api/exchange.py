@@ -1,0 +1,99 @@
+"""One HTTP exchange's small change: reading a bounded JSON body, writing JSON, writing an error."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from headrace.api.ports import Receive, Scope, Send
+from headrace.errors import (
+    Draining,
+    HeadraceError,
+    InvalidRequest,
+    PayloadTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+from headrace.wire.body import parse_json
+from headrace.wire.chunks import to_json
+from headrace.wire.failures import describe, retry_headers, status_of
+
+Headers = list[tuple[bytes, bytes]]
+JSON: Headers = [(b"content-type", b"application/json")]
+_CLOSE = (b"connection", b"close")
+_UNREAD_BODY = (408, 413)
+
+
+class ClientGone(Exception):  # not an error of anyone's: there is nobody to tell
+    """The client went away before its request was complete."""
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first value of a header, None if it is not there. ``name`` is in lower case."""
+    return next((value for key, value in scope["headers"] if key == name), None)
+
+
+async def respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    """A whole response."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def respond_json(send: Send, document: Any, status: int = 200, headers: Headers | None = None) -> None:
+    """A whole JSON response."""
+    await respond(send, status, to_json(document).encode("utf-8", "replace"), [*JSON, *(headers or [])])
+
+
+async def respond_error(send: Send, error: Exception, extra: Headers | None = None) -> None:
+    """An error in OpenAI's shape, with the headers that tell clients whether to come again."""
+    status = status_of(error)
+    headers = [*retry_headers(error), *(extra or [])]
+    if isinstance(error, Draining) or status in _UNREAD_BODY:
+        headers.append(_CLOSE)
+    await respond_json(send, describe(error), status, headers)
+
+
+async def read_json(scope: Scope, receive: Receive, max_bytes: int, timeout: float) -> dict[str, Any]:
+    """The request's body as a JSON object; nothing larger than ``max_bytes`` is ever held.
+
+    Raises:
+        UnsupportedMediaType: not application/json, or compressed.
+        PayloadTooLarge: by its announced or by its real length.
+        RequestTimeout: it did not arrive within ``timeout`` seconds.
+        InvalidRequest: it is no JSON object.
+        ClientGone: the connection closed first.
+    """
+    kind = (header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
+    if kind != b"application/json":
+        raise UnsupportedMediaType("send the body as JSON with the header Content-Type: application/json")
+    if (header(scope, b"content-encoding") or b"identity").lower() != b"identity":
+        raise UnsupportedMediaType("compressed bodies are not supported; send it without Content-Encoding")
+    announced = header(scope, b"content-length")
+    if announced is not None and (not announced.isdigit() or len(announced) > 18):
+        raise InvalidRequest("the Content-Length header is not a number")
+    if announced is not None and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    try:
+        async with asyncio.timeout(timeout):
+            raw = await _read(receive, max_bytes)
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not arrive within {timeout:g} seconds") from None
+    return parse_json(raw)
+
+
+async def _read(receive: Receive, max_bytes: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large(max_bytes: int) -> HeadraceError:
+    return PayloadTooLarge(f"the body is larger than {max_bytes} bytes, the limit of this server")

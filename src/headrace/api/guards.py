@@ -1,0 +1,106 @@
+"""What stands around every route: functions that wrap an ASGI application in another one."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Collection, Sequence
+
+from headrace.api.exchange import ClientGone, header, respond_error
+from headrace.api.lifecycle import Lifecycle
+from headrace.api.ports import ASGIApp, Message, Receive, Scope, Send
+from headrace.errors import Draining, HeadraceError, Unauthorized
+from headrace.metrics import Recorder
+from headrace.wire.failures import status_of
+
+log = logging.getLogger("headrace.api")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+UNMATCHED = "none"
+"""The handler label of what no route took: paths are the caller's and must not become labels."""
+
+
+def account(app: ASGIApp, recorder: Recorder) -> ASGIApp:
+    """Outermost: gives every exchange an id, turns what is raised into a response, and counts it."""
+
+    async def accounted(scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = time.monotonic(), 0
+        request_id = _request_id(scope)
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            await app(scope, receive, send_with_id)
+        except ClientGone:
+            pass
+        except Exception as error:
+            if not isinstance(error, HeadraceError) or status:
+                log.exception("request %s failed", request_id.decode())
+            if status:  # too late for a status: a cut connection is the only way left to say that this is no end
+                _disconnect(scope)
+            else:
+                await respond_error(send_with_id, error, scope.get("headrace.error_headers"))
+                status = status or status_of(error)
+        finally:
+            handler = scope.get("headrace.route", UNMATCHED)
+            recorder.on_http(scope["method"], handler, status or 499, time.monotonic() - began)
+
+    return accounted
+
+
+def guard_keys(app: ASGIApp, keys: Sequence[str], open_paths: Collection[bytes]) -> ASGIApp:
+    """Without one of ``keys`` only ``open_paths`` answer.
+
+    The path is compared as it came in, byte for byte, and everything else is closed: no way of writing a path can open
+    a route. Keys are compared by their digests in constant time, all of them every time.
+    """
+    digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if digests and scope["raw_path"] not in open_paths:
+            scope["headrace.client"] = _check_key(header(scope, b"authorization"), digests)
+        else:
+            scope["headrace.client"] = "ip:" + str((scope.get("client") or ("",))[0])
+        await app(scope, receive, send)
+
+    return guarded
+
+
+def _check_key(authorization: bytes | None, digests: Sequence[bytes]) -> str:
+    scheme, _, token = (authorization or b"").partition(b" ")
+    given = hashlib.sha256(token.strip()).digest()
+    matches = [hmac.compare_digest(given, digest) for digest in digests]
+    if scheme.lower() != b"bearer" or not any(matches):
+        raise Unauthorized("send a valid API key in the header Authorization: Bearer KEY")
+    return f"key:{matches.index(True)}"
+
+
+def refuse_when_draining(app: ASGIApp, lifecycle: Lifecycle, open_paths: Collection[bytes]) -> ASGIApp:
+    """While the server drains, only health and metrics answer."""
+
+    async def gated(scope: Scope, receive: Receive, send: Send) -> None:
+        if not lifecycle.admitting and scope["raw_path"] not in open_paths:
+            raise Draining("the server is shutting down; try another instance")
+        await app(scope, receive, send)
+
+    return gated
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The caller's id if it is harmless to repeat, else one of our own. Internal ids are never taken from it."""
+    given = header(scope, b"x-request-id")
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
+
+
+def _disconnect(scope: Scope) -> None:
+    cut = scope.get("extensions", {}).get("headrace.disconnect")
+    if cut is not None:
+        cut()

@@ -1,0 +1,51 @@
+"""Health that tells the truth: live is the heartbeat of the step loop, ready is whether a request would be taken."""
+
+from __future__ import annotations
+
+from headrace.api.exchange import respond, respond_json
+from headrace.api.lifecycle import Lifecycle
+from headrace.api.ports import ASGIApp, EnginePort, Receive, Scope, Send
+from headrace.metrics import CONTENT_TYPE, Exposition
+from headrace.types import Health
+
+
+class HealthRoutes:
+    """``/health/live``, ``/health/ready`` and both in ``/health``: 200 or 503, with the reason in the body."""
+
+    def __init__(self, engine: EnginePort, lifecycle: Lifecycle) -> None:
+        self._engine = engine
+        self._lifecycle = lifecycle
+
+    async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """503 only when the step loop has stopped turning, never for being busy."""
+        health = self._engine.health()
+        await self._answer(send, health, health.live)
+
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """503 as soon as the server is told to stop, while it still serves."""
+        health = self._engine.health()
+        await self._answer(send, health, health.live and health.ready and self._lifecycle.ready)
+
+    async def both(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """200 when live and ready."""
+        await self.ready(scope, receive, send)
+
+    async def _answer(self, send: Send, health: Health, good: bool) -> None:
+        document = {
+            "status": "ok" if good else "unavailable",
+            "live": health.live,
+            "ready": health.live and health.ready and self._lifecycle.ready,
+            "phase": self._lifecycle.phase.value,
+            "detail": health.detail,
+            "heartbeat_age_seconds": round(health.heartbeat_age, 3),
+        }
+        await respond_json(send, document, 200 if good else 503, [(b"cache-control", b"no-store")])
+
+
+def metrics_route(engine: EnginePort, exposition: Exposition) -> ASGIApp:
+    """``/metrics`` in Prometheus' text format."""
+
+    async def metrics(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, 200, exposition.render(engine.stats()), [(b"content-type", CONTENT_TYPE.encode())])
+
+    return metrics

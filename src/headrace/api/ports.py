@@ -1,0 +1,92 @@
+"""What the HTTP side asks of the engine and of the text room: two small protocols, so that either can be a fake."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Protocol
+
+from headrace.types import EngineStats, Health, Request, SamplingParams, TokenEvent
+from headrace.wire.calls import Conversation
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""ASGI 3's shapes: an application, a route's handler and every middleware are such a function."""
+
+
+class EnginePort(Protocol):
+    """The engine as HTTP knows it. Every method may be called from any thread and returns at once."""
+
+    def start(self, listener: Callable[[Sequence[TokenEvent]], None]) -> None:
+        """Start the step loop; ``listener`` gets all events of a step in one call, on the engine's thread."""
+        ...
+
+    def submit(self, request: Request) -> None:
+        """Put a request into the queue.
+
+        Raises:
+            QueueFull, Draining, EngineDead, InvalidRequest.
+        """
+        ...
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End one sequence of a request, or all of them. Unknown ids are ignored: it may just have ended."""
+        ...
+
+    def health(self) -> Health:
+        """Whether the loop turns and whether requests are taken."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """A snapshot for gauges and counters."""
+        ...
+
+
+class OutputPort(Protocol):
+    """The text of one sequence, as it grows."""
+
+    stopped: str | None
+    """The stop string that ended it."""
+
+    def push(self, tokens: Sequence[int]) -> str:
+        """The text that can be shown after these tokens: whole characters, no beginning of a stop string."""
+        ...
+
+    def finish(self) -> str:
+        """The text held back so far, when no more tokens come."""
+        ...
+
+
+class Words(Protocol):
+    """One model's words. Encoding may be called on any thread."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """The tokens with which the model ends by itself."""
+        ...
+
+    def encode(self, text: str, add_special: bool) -> Sequence[int]:
+        """Text → token ids."""
+        ...
+
+    def encode_chat(self, conversation: Conversation) -> Sequence[int]:
+        """Messages → token ids, through the model's template.
+
+        Raises:
+            InvalidRequest: the template refuses these messages.
+        """
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Token ids → text, special tokens included."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """One token's bytes; alone they need not be valid UTF-8."""
+        ...
+
+    def open_output(self, sampling: SamplingParams) -> OutputPort:
+        """The text of a new sequence."""
+        ...

@@ -1,0 +1,147 @@
+"""One call between the engine's events and its caller's socket.
+
+Lives on the event loop alone. Events come in by `on_event`; the route's handler waits in `changed` and takes what there
+is to send: everything that came since it last looked, in one piece, so that a slow socket makes bigger writes and
+not more of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from headrace.api.choice import Choice
+from headrace.errors import DeadlineExceeded, EngineError
+from headrace.types import FinishReason, Request, TokenEvent
+from headrace.wire.calls import AnswerStyle
+from headrace.wire.chunks import ChunkWriter
+from headrace.wire.deltas import Delta, Head, Usage
+from headrace.wire.failures import error_event
+from headrace.wire.fold import Choice as Folded
+from headrace.wire.fold import Document
+
+_NO_USAGE = Usage()
+DEADLINE = "deadline"
+"""The engine's word, in `TokenEvent.error`, for a request whose deadline passed."""
+
+
+class Reply:
+    """``requests[i]``'s sequence ``k`` is choice ``i * n + k``."""
+
+    def __init__(
+        self,
+        requests: list[Request],
+        choices: list[Choice],
+        head: Head,
+        style: AnswerStyle,
+        writer: ChunkWriter,
+        document: Document,
+    ) -> None:
+        self.requests = requests
+        self.choices = choices
+        self.style = style
+        self.gone = False
+        """Nobody is there to answer any more."""
+        self.error: Exception | None = None
+        self.blocked_since: float | None = None
+        """When the send that is waiting for its reader began (``time.monotonic()``)."""
+        self.disconnect: Callable[[], None] | None = None
+        """Cuts the connection at once, unsent bytes and all."""
+        self._head = head
+        self._writer = writer
+        self._document = document
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._folded = [Folded() for _ in choices]
+        self._cached: dict[str, int] = {}
+        self._open = len(choices)
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Every choice has its finish."""
+        return self._open == 0
+
+    @property
+    def buffered(self) -> int:
+        """Bytes made and not yet taken."""
+        return self._buffered
+
+    def on_event(self, request: int, event: TokenEvent) -> Choice:
+        """An event of the sequence ``event.index`` of ``requests[request]``; returns its choice.
+
+        Raises:
+            DeadlineExceeded, EngineError: the event says that the engine gave up on it.
+        """
+        choice = self.choices[request * self.requests[request].n + event.index]
+        if event.cached_tokens is not None:
+            self._cached.setdefault(event.request_id, event.cached_tokens)
+        if event.finish is FinishReason.ERROR:
+            if event.error == DEADLINE:
+                raise DeadlineExceeded("the request's deadline passed before it finished")
+            raise EngineError(event.error or "the request failed in the engine")
+        delta = choice.on_event(event)
+        if delta is not None:
+            self._add(delta)
+        return choice
+
+    def _add(self, delta: Delta) -> None:
+        if delta.finish is not None:
+            self._open -= 1
+        if self.style.stream:
+            data = self._writer.delta(delta, self.usage() if self.style.continuous_usage else _NO_USAGE)
+            if data:
+                self._buffer.append(data)
+                self._buffered += len(data)
+        else:
+            self._folded[delta.index].add(delta)
+
+    def usage(self) -> Usage:
+        """The tokens of the call so far."""
+        return Usage(
+            prompt_tokens=sum(len(request.prompt) for request in self.requests),
+            completion_tokens=sum(choice.tokens for choice in self.choices),
+            cached_tokens=sum(self._cached.values()),
+        )
+
+    def fail(self, error: Exception) -> None:
+        """The call ends with an error; the first one counts."""
+        if self.error is None and not self.complete:
+            self.error = error
+        self.wake()
+
+    def leave(self) -> None:
+        """Nobody is there any more."""
+        self.gone = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the handler look."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def changed(self) -> None:
+        """Wait until there is something for the handler to do: to send, to fail, or to go."""
+        while not (self._buffer or self.complete or self.error or self.gone):
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def take(self) -> tuple[bytes, bool]:
+        """What there is to send of the stream, and whether it is the last of it."""
+        parts, self._buffer, self._buffered = self._buffer, [], 0
+        over = True
+        if self.error is not None:
+            parts.append(error_event(self.error))
+        elif self.complete:
+            parts.append(self._writer.end(self.usage()))
+        else:
+            over = False
+        return b"".join(parts), over
+
+    def document(self) -> dict[str, Any]:
+        """The whole answer, once it is complete."""
+        return self._document(self._head, self.style, self._folded, self.usage())

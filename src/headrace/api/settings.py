@@ -1,0 +1,65 @@
+"""What the HTTP side is told at the start: the model that it serves, and the numbers of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headrace.api.ports import Words
+from headrace.errors import ModelNotFound
+from headrace.wire.limits import Limits
+
+PLACEHOLDER_NAMES = frozenset({"", "dummy", "tgi"})
+"""What huggingface_hub's client and TGI's users send where there is only one model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model under one or more names; the first is its own."""
+
+    names: tuple[str, ...]
+    words: Words
+    limits: Limits
+    created: int
+    """Unix time, for ``/v1/models``."""
+    fingerprint: str = "headrace"
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+
+    def resolve(self, asked: str | None) -> str:
+        """The name that the answer carries.
+
+        Raises:
+            ModelNotFound: no model of that name is served.
+        """
+        if asked is None or asked in PLACEHOLDER_NAMES:
+            return self.names[0]
+        if asked not in self.names:
+            raise ModelNotFound(f"The model `{asked}` does not exist.", "model")
+        return asked
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Times are seconds."""
+
+    api_keys: tuple[str, ...] = ()
+    """Any of them opens every route; without one, nothing is asked for."""
+    request_timeout: float | None = 3600.0
+    """From arrival to the last token; a call may ask for less."""
+    body_timeout: float = 30.0
+    """For a body to arrive."""
+    head_timeout: float = 15.0
+    """For a request line and its headers to arrive."""
+    max_head_bytes: int = 32 << 10
+    keep_alive: float = 65.0
+    """Idle connections; longer than the 60 s after which load balancers drop theirs, so that they do it first."""
+    max_preparing: int = 256
+    """Calls that may read their body and be tokenised at once."""
+    max_stream_buffer: int = 1 << 20
+    """Bytes that wait for one slow reader before its stream is ended."""
+    stall_timeout: float = 30.0
+    """How long a reader may take nothing."""
+    lame_duck: float = 1.0
+    """After SIGTERM: not ready any more, still serving, so that load balancers notice before requests fail."""
+    grace_period: float = 30.0
+    """After that: for what is running to finish."""
