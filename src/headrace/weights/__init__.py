@@ -6,5 +6,6 @@
 
 from headrace.weights.checkpoint import open_checkpoint
 from headrace.weights.spec import Checkpoint, ModelSpec, Tensor, TextSource
+from headrace.weights.store import Store, StoredModel
 
-__all__ = ["Checkpoint", "ModelSpec", "Tensor", "TextSource", "open_checkpoint"]
+__all__ = ["Checkpoint", "ModelSpec", "Store", "StoredModel", "Tensor", "TextSource", "open_checkpoint"]
