@@ -68,7 +68,7 @@ class LevelResult:
     e2e_ms: Spread
     client_cpu_s: float
     client_cpu_share: float
-    """Client CPU seconds per second: of the machine's capacity, what the measuring itself took."""
+    """CPU seconds per second that the measuring itself took: 1.0 is one core."""
     late_ms_p99: float
     """How late the client itself sent requests that were due (fixed arrival rate)."""
     server_rss_mb: float
@@ -130,7 +130,7 @@ def summarise(
         tpot_ms=spread((s.last - s.first) / (_output_tokens(s) - 1) for s in good if _output_tokens(s) > 1),
         e2e_ms=spread(s.end - s.start for s in good),
         client_cpu_s=round(cpu, 3),
-        client_cpu_share=rate(cpu),
+        client_cpu_share=round(cpu / seconds, 4) if seconds > 0 else 0.0,
         late_ms_p99=round(1000 * percentile(sorted(late), 99), 3),
         server_rss_mb=round(rss_bytes / 1e6, 1),
     )

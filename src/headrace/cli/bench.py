@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import math
 import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
