@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from headrace.config import (
     SECTIONS,
     BatchSettings,
+    CacheSettings,
     Config,
     MachineSettings,
     ModelSettings,
@@ -157,10 +158,10 @@ def test_secrets_are_masked_everywhere() -> None:
 
 
 def test_the_cache_directory_follows_xdg() -> None:
-    assert loaded(env={"XDG_CACHE_HOME": "/x"}).section(ModelSettings).cache_dir == Path("/x/headrace")
-    assert loaded().section(ModelSettings).cache_dir == Path("~/.cache/headrace").expanduser()
+    assert loaded(env={"XDG_CACHE_HOME": "/x"}).section(CacheSettings).cache_dir == Path("/x/headrace")
+    assert loaded().section(CacheSettings).cache_dir == Path("~/.cache/headrace").expanduser()
     given = loaded({"cache_dir": "/y"}, {"XDG_CACHE_HOME": "/x"})
-    assert given.section(ModelSettings).cache_dir == Path("/y")
+    assert given.section(CacheSettings).cache_dir == Path("/y")
 
 
 @settings(derandomize=True, deadline=None)

@@ -149,11 +149,20 @@ class ModelSettings:
     )
     seed: int | None = knob(
         None,
-        "Seed of requests that bring none. auto draws a new one for each request, so that they differ.",
+        "Starts the generator that gives a seed to requests without one: the same requests in the same order then get"
+        " the same answers. auto is different at every start.",
         integer,
         minimum=0,
         maximum=2**32 - 1,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Where models are kept."""
+
+    TITLE: ClassVar[str] = "cache"
+
     cache_dir: Path | None = knob(
         None, "Where fetched models are kept. auto is $XDG_CACHE_HOME/headrace, else ~/.cache/headrace.", path
     )
@@ -248,7 +257,7 @@ class MachineSettings:
     log_level: str = knob("info", "How much is logged to stderr.", choices=("debug", "info", "warning", "error"))
 
 
-SECTIONS: tuple[type[object], ...] = (ModelSettings, BatchSettings, ServerSettings, MachineSettings)
+SECTIONS: tuple[type[object], ...] = (ModelSettings, BatchSettings, ServerSettings, MachineSettings, CacheSettings)
 """Everything that environment and file may set."""
 
 
@@ -284,6 +293,11 @@ class Config:
     def section(self, kind: type[S]) -> S:
         """The slice that one room is given."""
         return kind(**{name: self.settings[name].value for name, _, _ in knobs(kind)})
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment, for rooms that ask what other programs' variables say (pip's package index)."""
+    return os.environ
 
 
 def load(

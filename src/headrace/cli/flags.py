@@ -44,7 +44,7 @@ def _add(group: Any, name: str, default: object, knob: Knob) -> None:
     about = _meaning(name, default, knob).replace("%", "%%")
     flag = "--" + name.replace("_", "-")
     if knob.positional:
-        group.add_argument(name, nargs="?", metavar=knob.metavar, help=about)
+        group.add_argument(name, nargs="*" if knob.many else "?", metavar=knob.metavar, help=about)
     elif knob.parse is switch:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=about)
     else:

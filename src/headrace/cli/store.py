@@ -1,0 +1,75 @@
+"""What the commands around the model cache share: the store itself, names on the command line, a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, cast
+
+from headrace.config import CacheSettings, Config, environment, knob
+from headrace.weights.store import Store
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Which models."""
+
+    TITLE: ClassVar[str] = "models"
+
+    models: tuple[str, ...] = knob(
+        (),
+        "Catalogue names or hub ids (organisation/name, with @revision if need be).",
+        many=True,
+        positional=True,
+        env=False,
+        metavar="MODEL",
+    )
+
+
+def open_store(config: Config) -> Store:
+    """The user's cache, and the package index that pip would use."""
+    from headrace.weights.index import configured_index
+
+    root = cast(Path, config.section(CacheSettings).cache_dir)  # `load` resolves auto
+    return Store(root, index_url=configured_index(environment(), Path.home()))
+
+
+def megabytes(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
+
+
+@contextlib.contextmanager
+def progress_bar(name: str) -> Iterator[Progress]:
+    """A bar on stderr if that is a terminal, else a line every ten seconds; nothing if nothing is fetched."""
+    if not sys.stderr.isatty():
+        yield _lines(name)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    bars = Bars(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+    task = bars.add_task(name, total=None, visible=False)
+    with bars:
+        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+
+def _lines(name: str) -> Progress:
+    last = float("-inf")
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 10 or done == total:
+            last = now
+            print(f"fetching {name}: {megabytes(done)} of {megabytes(total)}", file=sys.stderr, flush=True)
+
+    return report
