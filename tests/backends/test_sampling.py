@@ -1,9 +1,10 @@
-"""The native sampler against the NumPy one: the same sets, the same tokens, the same logprobs, the right distribution."""
+"""The native sampler against the NumPy one: same sets, same tokens, same logprobs, and the right distribution."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from headrace.backends.reference import sampling as reference
 from headrace.types import RowSampling, TokenLogprobs
 from tests.backends.native_sampler import LIBRARY, NativeError, NativeSampler
 
-Floats = NDArray[np.float32]
+Floats = NDArray[Any]
 VOCABS = (1, 2, 15, 127, 128, 129, 1000, 4096, 5003)
 SUM_ERROR = 2e-6
 """Relative error allowed to a float32 sum of weights: a choice closer than this to a boundary may go either way."""
@@ -157,7 +158,8 @@ def chi_square(observed: NDArray[np.int64], probabilities: NDArray[np.float64]) 
     expected = probabilities * observed.sum()
     freedom = len(expected) - 1
     statistic = float(((observed - expected) ** 2 / expected).sum())
-    return ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+    excess: float = (statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))
+    return excess / math.sqrt(2 / (9 * freedom))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,12 @@ def test_philox_known_answers() -> None:
 def test_penalties_by_hand(native: Callable[[int], NativeSampler]) -> None:
     logits = np.array([2.0, -2.0, 1.0, 0.0], np.float32)
     sampling = RowSampling(
-        repetition_penalty=2.0, presence_penalty=0.5, frequency_penalty=0.25, history=[0, 1, 1, 1], prompt_length=2, logprobs=4
+        repetition_penalty=2.0,
+        presence_penalty=0.5,
+        frequency_penalty=0.25,
+        history=[0, 1, 1, 1],
+        prompt_length=2,
+        logprobs=4,
     )
     z = np.array([1.0, -4.0 - 0.5 - 2 * 0.25, 1.0, 0.0])  # token 0 only in the prompt, token 1 twice in the output
     logprobs = z - np.log(np.exp(z).sum())
@@ -222,7 +229,9 @@ def test_scratch_is_left_clean(native: Callable[[int], NativeSampler]) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("place", [0, 127, 128, 128 * 7 + 3])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_not_finite(native: Callable[[int], NativeSampler], value: float, place: int, temperature: float) -> None:
+def test_logits_not_finite(
+    native: Callable[[int], NativeSampler], value: float, place: int, temperature: float
+) -> None:
     logits = np.zeros(900, np.float32)
     logits[place] = value
     with pytest.raises(NativeError, match="not finite"):

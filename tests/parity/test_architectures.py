@@ -38,7 +38,9 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=tiny.ARCHITECTURES)
-def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, tiny.Architecture]:
+def written(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Any, tiny.Architecture]:
     architecture = tiny.ARCHITECTURES[request.param]
     model = tiny.build(architecture.config())
     path = tmp_path_factory.mktemp("model")
@@ -85,7 +87,7 @@ def test_prefix_hit(case: Case) -> None:
     """A second sequence starts from blocks that the first one computed."""
     compute(case.backend, case.tokens, [6, 7, 8])
     shared = (len(case.tokens) - 1) // 16
-    ours = compute(case.backend, case.other, [6, 7, 8][:shared] + [9, 10], start=16 * shared)
+    ours = compute(case.backend, case.other, [*[6, 7, 8][:shared], 9, 10], start=16 * shared)
     assert_close(ours, case.expected(case.other)[16 * shared :])
     np.testing.assert_array_equal(ours, case.other_alone[16 * shared :])
 

@@ -58,7 +58,9 @@ def gemma3(**changes: Any) -> Any:
         "full_attention": {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 8.0},
     }
     special = {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 12}
-    return transformers.Gemma3TextConfig(**{**SIZES, **special, "layer_types": kinds, "rope_parameters": ropes, **changes})
+    return transformers.Gemma3TextConfig(
+        **{**SIZES, **special, "layer_types": kinds, "rope_parameters": ropes, **changes}
+    )
 
 
 LONGROPE = rope(
@@ -104,9 +106,7 @@ def randomise(model: Any, seed: int) -> None:
         noise = torch.randn(parameter.shape, generator=generator)
         if "norm" in name:
             parameter.data += 0.2 * noise
-        elif parameter.ndim == 1:
-            parameter.data = 0.3 * noise
-        elif "embed" in name:
+        elif parameter.ndim == 1 or "embed" in name:
             parameter.data = 0.3 * noise
         else:
             parameter.data = 1.5 * noise / parameter.shape[1] ** 0.5
@@ -114,7 +114,9 @@ def randomise(model: Any, seed: int) -> None:
 
 def build(config: Any, seed: int = 0) -> Any:
     """A random model of ``config`` in float32 with eager attention."""
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    ).eval()
     randomise(model, seed)
     return model
 

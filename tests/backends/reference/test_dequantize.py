@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gguf
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from headrace.backends.reference.dequantize import dequantize
 from headrace.weights.spec import BLOCK_LAYOUT, DType, Tensor
@@ -23,8 +26,12 @@ def test_values(dtype: DType) -> None:
     blocks = rng.integers(0, 256, (3 * 512, size), dtype=np.uint8)
     if elements == 1:
         floats = rng.normal(0, 1, 3 * 512).astype(np.float32)
-        raw = {DType.F32: floats, DType.F16: floats.astype(np.float16), DType.BF16: floats.view(np.uint16)[1::2]}[dtype]
-        blocks = np.resize(np.frombuffer(raw.tobytes(), np.uint8), blocks.shape)
+        bits: dict[DType, NDArray[Any]] = {
+            DType.F32: floats.view(np.uint32),
+            DType.F16: floats.astype(np.float16).view(np.uint16),
+            DType.BF16: (floats.view(np.uint32) >> 16).astype(np.uint16),
+        }
+        blocks = bits[dtype].view(np.uint8).reshape(-1, size)
     for at in HALVES.get(dtype, ()):
         blocks[:, at : at + 2] = rng.normal(0, 1, (len(blocks), 1)).astype(np.float16).view(np.uint8)
     tensor = Tensor(dtype, (3, 512 * elements), memoryview(blocks.tobytes()))

@@ -119,7 +119,8 @@ class ReferenceBackend:
     def _check(self, plan: Plan) -> None:
         if plan.num_tokens > self._max_batch_tokens:
             raise EngineError(f"a plan of {plan.num_tokens} tokens; the limit is {self._max_batch_tokens}")
-        blocks = [block for row in plan.rows for block in row.blocks] + [block for pair in plan.copies for block in pair]
+        blocks = [block for row in plan.rows for block in row.blocks]
+        blocks += [block for pair in plan.copies for block in pair]
         if any(not 0 <= block < len(self._kv) for block in blocks):
             raise EngineError(f"a plan names a KV block outside 0..{len(self._kv) - 1}")
         for row in plan.rows:

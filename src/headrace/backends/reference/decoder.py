@@ -7,6 +7,7 @@ the same shape whatever else is computed in the step.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 from headrace.types import BLOCK_SIZE
 from headrace.weights.spec import Activation, ModelSpec, Rope
 
-Floats = NDArray[np.float32]
+Floats = NDArray[Any]
+"""float32 throughout; the type checker believes that a Python float would widen it."""
 
 
 def rms_norm(x: Floats, weight: Floats, spec: ModelSpec) -> Floats:
     """Root-mean-square norm over the last axis (Zhang and Sennrich, 2019)."""
     scale = 1.0 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(spec.norm_eps))
-    return x * scale * (np.float32(spec.norm_offset) + weight)
+    normed: Floats = x * scale * (np.float32(spec.norm_offset) + weight)
+    return normed
 
 
 def rotate(x: Floats, position: int, rope: Rope) -> Floats:
@@ -28,17 +31,16 @@ def rotate(x: Floats, position: int, rope: Rope) -> Floats:
     angle = np.float32(position) * np.array(rope.inv_freq, np.float32)
     cos, sin = np.cos(angle) * np.float32(rope.magnitude), np.sin(angle) * np.float32(rope.magnitude)
     pairs = len(rope.inv_freq)
-    first, second = np.s_[:, :pairs], np.s_[:, pairs : 2 * pairs]
-    if rope.interleaved:
-        first, second = np.s_[:, 0 : 2 * pairs : 2], np.s_[:, 1 : 2 * pairs : 2]
+    dims = np.arange(2 * pairs)
+    first, second = (dims[0::2], dims[1::2]) if rope.interleaved else (dims[:pairs], dims[pairs:])
     out = x.copy()
-    out[first] = x[first] * cos - x[second] * sin
-    out[second] = x[second] * cos + x[first] * sin
+    out[:, first] = x[:, first] * cos - x[:, second] * sin
+    out[:, second] = x[:, second] * cos + x[:, first] * sin
     return out
 
 
 def attend(q: Floats, k: Floats, v: Floats, spec: ModelSpec) -> Floats:
-    """q [heads, head_dim] over k and v [tokens, kv_heads, head_dim]; query heads share KV heads in consecutive groups."""
+    """q [heads, head_dim] over k and v [tokens, kv_heads, head_dim]; consecutive query heads share a KV head."""
     group = spec.num_heads // spec.num_kv_heads
     out = np.empty_like(q)
     for head in range(spec.num_heads):
@@ -56,7 +58,8 @@ def activate(x: Floats, kind: Activation) -> Floats:
     if kind is Activation.SILU:
         return x / (1.0 + np.exp(-np.maximum(x, np.float32(-80.0))))
     inner = np.float32(np.sqrt(2.0 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-    return np.float32(0.5) * x * (1.0 + np.tanh(inner))
+    gelu: Floats = np.float32(0.5) * x * (1.0 + np.tanh(inner))
+    return gelu
 
 
 class Decoder:
@@ -71,7 +74,7 @@ class Decoder:
 
         ``kv`` is [blocks, layers, 2 (k, v), BLOCK_SIZE, kv_heads, head_dim]; earlier positions must be there.
         """
-        x = self.tensors["embedding"][token] * np.float32(self.spec.embedding_scale)
+        x: Floats = self.tensors["embedding"][token] * np.float32(self.spec.embedding_scale)
         for layer in range(self.spec.num_layers):
             x = x + self._attention(layer, x, position, blocks, kv)
             x = x + self._feed_forward(layer, x)
@@ -80,7 +83,7 @@ class Decoder:
     def logits(self, hidden: Floats) -> Floats:
         """Logits [vocab] from a last layer's output."""
         head = self.tensors["embedding" if self.spec.tied_embeddings else "lm_head"]
-        z = head @ rms_norm(hidden, self.tensors["norm"], self.spec)
+        z: Floats = head @ rms_norm(hidden, self.tensors["norm"], self.spec)
         if self.spec.logit_softcap is not None:
             cap = np.float32(self.spec.logit_softcap)
             z = cap * np.tanh(z / cap)
