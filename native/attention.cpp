@@ -1,0 +1,112 @@
+// The attention phase: which unit attends to what. The arithmetic is the kernels'.
+#include <algorithm>
+
+#include "step.h"
+
+namespace hr {
+
+// RoPE on a token's key, then key and value into their slot.
+void Step::write_kv(Walk& w, int layer, int token, int kv_head) {
+  const Layer& l = model_.layers[layer];
+  const Rope& rope = spec_.ropes[l.rope];
+  const int dim = spec_.head_dim, half = (int)rope.inv_freq.size(), position = position_[token];
+  const long angle = ((long)l.rope * s_.capacity + token) * spec_.rope_pairs();
+  const float* k = s_.qkv + token * s_.qkv_ld + spec_.q_columns() + (long)kv_head * dim;
+  const float* v = k + spec_.kv_columns();
+  const hr_row& row = batch_.rows[row_of_[token]];
+  const long block = batch_.blocks[row.first_block + position / kKvBlock];
+  char* dst = model_.kv_memory.data() + block * model_.kv_block_bytes() + layer * model_.kv_layer_bytes() +
+              2 * kv_head * model_.kv_half_bytes();
+  k_.head(k, l.k_norm, spec_.norm_eps, dim, s_.cos + angle, s_.sin + angle, half, w.scratch.k);
+  k_.write_kv(w.scratch.k, v, dim, position % kKvBlock, dst, dst + model_.kv_half_bytes());
+}
+
+void Step::write_kv_phase(Walk& w, int layer) {
+  const long some = 16;
+  for (long u; (u = claim(w, (tokens_ + some - 1) / some)) >= 0;)
+    for (int head = 0; head < spec_.kv_heads; head++)
+      for (long t = u * some; t < std::min(tokens_, (u + 1) * some); t++) write_kv(w, layer, (int)t, head);
+  end_phase(w);
+}
+
+void Step::attention(Walk& w, int layer) {
+  if (kv_phase_) write_kv_phase(w, layer);
+  k_.enter_attention();
+  const long heads = spec_.kv_heads;
+  for (long u; (u = claim(w, (long)units_.size() * heads)) >= 0;) attend(w, layer, units_[u / heads], (int)(u % heads));
+  end_phase(w);
+  if (split_tiles_.empty()) return;
+  for (long u; (u = claim(w, (long)split_tiles_.size() * heads)) >= 0;)
+    merge_splits(w, layer, split_tiles_[u / heads], (int)(u % heads));
+  end_phase(w);
+}
+
+void Step::attend(Walk& w, int layer, const AttentionUnit& unit, int kv_head) {
+  const QueryTile& tile = tiles_[unit.tile];
+  const Layer& l = model_.layers[layer];
+  const Rope& rope = spec_.ropes[l.rope];
+  const hr_row& row = batch_.rows[tile.row];
+  const int dim = spec_.head_dim, dp = spec_.head_pad(), half = (int)rope.inv_freq.size();
+  int32_t low[kQueryRows], high[kQueryRows];
+  int rows = 0;
+  for (int t = tile.token; t < tile.token + tile.tokens; t++) {
+    const long angle = ((long)l.rope * s_.capacity + t) * spec_.rope_pairs();
+    for (int h = 0; h < tile.heads; h++, rows++) {
+      const long head = (long)kv_head * spec_.group() + tile.first_head + h;
+      k_.head(s_.qkv + t * s_.qkv_ld + head * dim, l.q_norm, spec_.norm_eps, dim, s_.cos + angle, s_.sin + angle, half,
+              w.scratch.q + rows * dp);
+      high[rows] = position_[t] + 1;
+      low[rows] = l.window ? std::max(0, high[rows] - l.window) : 0;
+    }
+    const int split = position_[t] / kSplit;
+    if (!kv_phase_ && split >= unit.first_split && split < unit.end_split) write_kv(w, layer, t, kv_head);
+  }
+
+  const int begin = low[0] / kChunk * kChunk, end = high[rows - 1];
+  AttentionCall call;
+  call.q = w.scratch.q;
+  call.rows = rows;
+  call.dp = dp;
+  call.low = low;
+  call.high = high;
+  call.blocks = batch_.blocks + row.first_block;
+  call.kv = model_.kv_memory.data() + layer * model_.kv_layer_bytes() + 2 * kv_head * model_.kv_half_bytes();
+  call.block_stride = model_.kv_block_bytes();
+  call.v_offset = model_.kv_half_bytes();
+  call.scale = spec_.attention_scale;
+  call.softcap = spec_.attention_softcap;
+  AttentionState* slots = reinterpret_cast<AttentionState*>(model_.split_states.data());
+  AttentionState& total = unit.slot < 0 ? w.scratch.total : slots[unit.slot * spec_.kv_heads + kv_head];
+  bool first = true;
+  for (int s = unit.first_split; s < unit.end_split; s++) {
+    call.begin = std::max(begin, s * kSplit);
+    call.end = std::max(call.begin, std::min(end, (s + 1) * kSplit));
+    if (call.begin == call.end && unit.slot < 0) continue;  // before the window
+    k_.attend(&call, first ? &total : &w.scratch.part);
+    if (!first) k_.merge(&total, &w.scratch.part, rows, dp);
+    first = false;
+  }
+  if (unit.slot < 0) finish_tile(total, tile, kv_head);
+}
+
+void Step::merge_splits(Walk&, int, long first_unit, int kv_head) {
+  const AttentionUnit& first = units_[first_unit];
+  const QueryTile& tile = tiles_[first.tile];
+  AttentionState* slots = reinterpret_cast<AttentionState*>(model_.split_states.data());
+  AttentionState& total = slots[first.slot * spec_.kv_heads + kv_head];
+  for (int s = 1; s < tile.end_split; s++)
+    k_.merge(&total, &slots[(first.slot + s) * spec_.kv_heads + kv_head], tile.tokens * tile.heads, spec_.head_pad());
+  finish_tile(total, tile, kv_head);
+}
+
+void Step::finish_tile(const AttentionState& state, const QueryTile& tile, int kv_head) {
+  const int dim = spec_.head_dim, k_tiles = (int)(round_up((long)spec_.heads * dim, kTileK) / kTileK);
+  int r = 0;
+  for (int t = 0; t < tile.tokens; t++)
+    for (int h = 0; h < tile.heads; h++, r++) {
+      const int head = kv_head * spec_.group() + tile.first_head + h;
+      k_.finish(&state, r, spec_.head_pad(), dim, s_.a_attention, k_tiles, tile.token + t, head * dim);
+    }
+}
+
+}  // namespace hr

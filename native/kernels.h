@@ -1,0 +1,108 @@
+// The table of compute kernels that each instruction set provides, and the memory layouts that they agree on.
+//
+// Tile: 32 rows (k) x 16 columns (n) of a weight matrix, the unit of every packed matrix.
+//   bf16 (1 KB): [16 pairs of k][16 columns][2]   the VNNI order that AMX, VDPBF16PS and shift+FMA all read
+//   fp32 (2 KB): [32 k][16 columns]
+// Panel: 32 columns of a matrix over all k: [k/32][2 tiles]; one linear stream. A matrix is [n/32] panels. k and n are
+//   padded with zeros to multiples of 32.
+// A operand: activations as [rows/16][k/32][16 rows][32 k] in bf16 where the kernel multiplies bf16 (`a_bf16`),
+//   else [rows][k] in fp32. Either way 16 rows take 16 * k elements, so a 16-row group starts at the same place.
+// KV block (16 tokens, one head, head_dim padded to `dp`, a multiple of 32):
+//   bf16: K [dp/2][16 tokens][2], V [dp/16][8 token pairs][16 dims][2]
+//   fp32: K [dp][16 tokens],      V [dp/16][16 tokens][16 dims]
+//
+// Batch invariance: every output element is accumulated over k in one order that depends on nothing else, and each
+// row of attention walks its context in chunks cut at absolute multiples of 64 tokens, where masked tokens are exact
+// no-ops. So no kernel may let a row's value depend on how many rows it is computed with.
+//
+// Files that implement this table are compiled with their own -m flags: they include nothing that could emit an inline
+// symbol which the linker might then use elsewhere (no standard library), and everything in them is static.
+#pragma once
+#include <stdint.h>
+
+namespace hr {
+
+constexpr int kTileK = 32, kTileN = 16, kPanelN = 32;
+constexpr int kRowBlock = 32;   // rows of one gemm call
+constexpr int kKvBlock = 16;    // tokens of a KV block
+constexpr int kChunk = 64;      // tokens of one softmax chunk
+constexpr int kSplit = 256;     // tokens of one attention split; a multiple of kChunk
+constexpr int kQueryRows = 16;  // query rows (heads of a group x tokens) of one attention call
+constexpr int kMaxHeadDim = 512;
+constexpr float kMasked = -1e30f;
+
+// What one row of queries has seen of its context: running maximum, sum of exponentials, weighted values.
+struct AttentionState {
+  alignas(64) float max[kQueryRows];
+  alignas(64) float sum[kQueryRows];
+  alignas(64) float acc[kQueryRows * kMaxHeadDim];  // [16][dp]
+};
+
+struct AttentionCall {
+  const float* q;         // [rows][dp], after RoPE, padding zero
+  int rows, dp;           // rows <= 16
+  const int32_t* low;     // per row: first position attended to
+  const int32_t* high;    // per row: one past the last
+  const int32_t* blocks;  // the sequence's block table
+  const char* kv;         // block 0's K of this layer and head
+  long block_stride;      // bytes from a block to the next
+  long v_offset;          // bytes from K to V
+  int begin, end;         // positions of this call; begin is a multiple of kChunk
+  float scale, softcap;   // softcap 0: none
+};
+
+// Running arg-max of one logits row, per column of a tile.
+struct alignas(64) ArgMax {
+  float value[kTileN];
+  int32_t index[kTileN];
+  int32_t bad[kTileN];  // non-zero where a NaN or +inf was seen
+};
+
+struct Kernels {
+  const char* isa;
+  bool bf16;    // weights and KV are bf16 (else fp32)
+  bool a_bf16;  // the A operand is bf16 tiles (else fp32 rows)
+
+  // Called by each thread before a run of gemm / attend calls and at the end of a step (AMX tile configuration).
+  void (*enter_gemm)(int rows);
+  void (*enter_attention)();
+  void (*leave)();
+
+  // c[rows][32] = A[rows][k] * panel, rows <= 32; `a` points at a 16-row group.
+  void (*gemm)(const void* a, int rows, const void* panel, int k_tiles, float* c);
+
+  // What is done with c. `column` is the panel's first column; ld is the row stride of the destination.
+  void (*store)(const float* c, int rows, const float* bias, float* out, long ld);          // out = c + bias
+  void (*add)(const float* c, int rows, const float* bias, float* out, long ld);            // out += c + bias
+  void (*gate)(const float* c, int rows, bool gelu, void* a, int k_tiles, int row, int column);  // A = act(c0) * c1
+  void (*argmax)(const float* c, int rows, int column, int valid, float softcap, ArgMax* best);
+  void (*softcap)(float* x, long n, float cap);
+
+  // RMS norms of one row of n values, stored in rows padded to a multiple of 32; weights' padding is zero.
+  void (*norm_to_a)(const float* x, const float* weight, int n, float eps, void* a, int k_tiles, int row);
+  void (*norm_add)(const float* x, const float* weight, int n, float eps, float* out);  // out += norm(x)
+
+  // One head: optional norm, then RoPE of its first 2 * half values, pairs (j, j + half).
+  void (*head)(const float* x, const float* norm, float eps, int dim, const float* cos, const float* sin, int half,
+               float* out);
+  void (*write_kv)(const float* k, const float* v, int dim, int slot, void* k_block, void* v_block);
+
+  void (*attend)(const AttentionCall* call, AttentionState* state);
+  void (*merge)(AttentionState* total, const AttentionState* part, int rows, int dp);
+  // A[row][column ...] = acc / sum, for query row r of the state
+  void (*finish)(const AttentionState* state, int r, int dp, int dim, void* a, int k_tiles, int row, int column);
+
+  // Packs 16 matrix rows ([16][k] fp32, contiguous) into the tiles at dst, 2 tiles apart. False if not all are finite.
+  bool (*pack)(const float* rows, int k_tiles, void* dst);
+  // Row `n` of a packed matrix, times scale: an embedding look-up in a tied lm_head.
+  void (*unpack)(const void* matrix, int k_tiles, long n, float scale, float* out);
+};
+
+// The table of one instruction set, or null where the compiler could not build it.
+const Kernels* kernels_portable(bool bf16);
+const Kernels* kernels_avx2(bool bf16);
+const Kernels* kernels_avx512(bool bf16);
+const Kernels* kernels_avx512bf16(bool bf16);
+const Kernels* kernels_amx(bool bf16);
+
+}  // namespace hr

@@ -1,0 +1,32 @@
+// The table of an instruction set that computes row by row; the ones with matrix instructions replace some entries.
+#pragma once
+
+static void enter_nothing(int) {}
+static void no_tiles() {}
+
+template <bool BF16, bool ABF16>
+static constexpr Kernels rows_kernels(const char* isa) {
+  Kernels t{};
+  t.isa = isa;
+  t.bf16 = BF16;
+  t.a_bf16 = ABF16;
+  t.enter_gemm = enter_nothing;
+  t.enter_attention = no_tiles;
+  t.leave = no_tiles;
+  t.gemm = gemm_rows<BF16>;
+  t.store = store_c;
+  t.add = add_c;
+  t.gate = gate_c<ABF16>;
+  t.argmax = argmax_c;
+  t.softcap = softcap_row;
+  t.norm_to_a = norm_to_a<ABF16>;
+  t.norm_add = norm_add;
+  t.head = head;
+  t.write_kv = write_kv<BF16>;
+  t.attend = attend_rows<BF16>;
+  t.merge = merge_rows;
+  t.finish = finish_row<ABF16>;
+  t.pack = pack16<BF16>;
+  t.unpack = unpack_row<BF16>;
+  return t;
+}

@@ -1,0 +1,90 @@
+// The end of a step: logits of the rows that need them, and the choice of tokens.
+#include <stdint.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "step_gemm.h"
+
+namespace hr {
+
+// Greedy rows keep a running arg-max and never write logits. The others are taken in passes of bounded memory; the
+// first pass has the greedy rows too.
+void Step::logits(Walk& w) {
+  const long greedy = (long)greedy_.size(), entries = (long)entries_.size();
+  if (!greedy && !entries) return;
+  long first = 0;
+  do {
+    const long count = std::min(s_.logit_rows, entries - first);
+    logits_pass(w, first ? 0 : greedy, first, count);
+    first += count;
+  } while (first < entries);
+}
+
+// Rows of the pass: `greedy` greedy rows, then `count` entries from `first` on.
+void Step::logits_pass(Walk& w, long greedy, long first, long count) {
+  const Matrix& m = model_.lm_head;
+  const long rows = greedy + count, ld = s_.logit_ld;
+  for (long i; (i = claim(w, rows)) >= 0;) {
+    const long token = i < greedy ? batch_.rows[greedy_[i]].first_token + batch_.rows[greedy_[i]].num_tokens - 1
+                                  : entries_[first + i - greedy].token;
+    k_.norm_to_a(s_.residual + token * s_.hidden_ld, model_.final_norm, spec_.hidden, spec_.norm_eps, s_.a_hidden,
+                 m.k_tiles, (int)i);
+  }
+  for (long i = 0; i < greedy; i++)
+    for (int j = 0; j < kTileN; j++) {
+      w.scratch.best[i].value[j] = -INFINITY;
+      w.scratch.best[i].index[j] = INT32_MAX;
+      w.scratch.best[i].bad[j] = 0;
+    }
+  end_phase(w);
+  gemm(w, m, s_.a_hidden, rows, [&](const float* c, int n, long row, long column) {
+    const int plain = (int)std::clamp<long>(greedy - row, 0, n);
+    if (plain) k_.argmax(c, plain, (int)column, spec_.vocab, spec_.logit_softcap, w.scratch.best + row);
+    if (plain < n)
+      k_.store(c + plain * kPanelN, n - plain, nullptr, s_.logits + (row + plain - greedy) * ld + column, ld);
+  });
+  end_phase(w);
+  for (long i; (i = claim(w, rows)) >= 0;) {
+    if (i < greedy)
+      choose_greedy(i);
+    else
+      choose(w, first + i - greedy, s_.logits + (i - greedy) * ld);
+  }
+  end_phase(w);
+}
+
+// The best of all threads' columns: highest logit, lowest id among equals.
+void Step::choose_greedy(long i) {
+  float value = -INFINITY;
+  int32_t index = INT32_MAX;
+  bool bad = false;
+  for (const ThreadScratch* t : model_.threads)
+    for (int j = 0; j < kTileN; j++) {
+      const ArgMax& best = t->best[i];
+      bad |= best.bad[j] != 0;
+      if (best.value[j] > value || (best.value[j] == value && best.index[j] < index)) {
+        value = best.value[j];
+        index = best.index[j];
+      }
+    }
+  const int row = greedy_[i];
+  result_.row_status[row] = bad ? HR_SAMPLE_NOT_FINITE : index == INT32_MAX ? HR_SAMPLE_ALL_BANNED : HR_SAMPLE_OK;
+  result_.row_token[row] = result_.row_status[row] ? -1 : index;
+}
+
+void Step::choose(Walk& w, long i, float* logits) {
+  const LogitEntry& e = entries_[i];
+  if (spec_.logit_softcap > 0) k_.softcap(logits, s_.logit_ld, spec_.logit_softcap);
+  hr_choice choice{result_.top_ids + e.top_offset, result_.top_logprobs + e.top_offset, -1, 0, 0.0f, 0};
+  const int status = e.target < 0
+                         ? hr_sample(logits, spec_.vocab, &batch_.samplings[e.sampling], w.scratch.sampler, &choice)
+                         : hr_token_logprobs(logits, spec_.vocab, e.target, e.tops, w.scratch.sampler, &choice);
+  result_.status[e.entry] = status;
+  result_.token[e.entry] = status ? -1 : choice.token;
+  result_.rank[e.entry] = choice.rank;
+  result_.top_count[e.entry] = status ? 0 : choice.top_count;
+  result_.logprob[e.entry] = choice.logprob;
+}
+
+}  // namespace hr

@@ -1,0 +1,129 @@
+// A loaded model: its specification, packed weights, KV pool and scratch.
+#pragma once
+#include <stdint.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "headrace.h"
+#include "kernels.h"
+#include "memory.h"
+#include "pool.h"
+
+namespace hr {
+
+inline long round_up(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// A failure to tell the caller: the message becomes the text in the ABI's error buffer.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// A packed linear layer (kernels.h).
+struct Matrix {
+  char* data = nullptr;
+  long n = 0;  // columns of the product, padded to whole panels
+  int k_tiles = 0;
+  size_t tile_bytes = 0;
+
+  long panels() const { return n / kPanelN; }
+  size_t panel_bytes() const { return 2 * tile_bytes * k_tiles; }
+  const char* panel(long i) const { return data + i * panel_bytes(); }
+};
+
+struct Rope {
+  std::vector<float> inv_freq;
+  float magnitude;
+  bool interleaved;
+};
+
+struct Layer {
+  Matrix qkv, o, gate_up, down;
+  // fp32, padded with zeros; null where the model has none. Norm weights have the spec's offset added.
+  float *attention_norm, *ffn_norm, *attention_post_norm, *ffn_post_norm, *q_norm, *k_norm, *qkv_bias, *o_bias;
+  int rope, window;  // window 0: everything before
+};
+
+struct Spec {
+  explicit Spec(const hr_spec& s);
+
+  int vocab, hidden, layers, heads, kv_heads, head_dim, ffn, flags;
+  float norm_eps, norm_offset, attention_scale, embedding_scale, attention_softcap, logit_softcap;
+  std::vector<Rope> ropes;
+  std::vector<int> layer_rope, layer_window;
+
+  bool has(int flag) const { return (flags & flag) != 0; }
+  int head_pad() const { return (int)round_up(head_dim, kTileK); }
+  int group() const { return heads / kv_heads; }
+  int rope_pairs() const;  // the most of any rope
+  // Columns of the q, k and v parts of a QKV product: each is padded to whole tiles.
+  long q_columns() const { return round_up((long)heads * head_dim, kTileN); }
+  long kv_columns() const { return round_up((long)kv_heads * head_dim, kTileN); }
+};
+
+// Per-step working memory, sized at load for the largest step.
+struct Scratch {
+  long capacity;       // tokens of the largest step
+  long hidden_ld, qkv_ld;
+  long logit_rows, logit_ld;
+  float *residual, *qkv, *branch;        // [tokens][ld]; branch: a sub-layer's output before its post-norm
+  char *a_hidden, *a_attention, *a_ffn;  // A operands
+  float *cos, *sin;                      // [rope][tokens][pairs]
+  float* logits;                         // [logit_rows][logit_ld]
+};
+
+// What one thread works with.
+struct alignas(64) ThreadScratch {
+  alignas(64) float c[kRowBlock * kPanelN];
+  alignas(64) float q[kQueryRows * kMaxHeadDim];
+  alignas(64) float k[kMaxHeadDim];
+  AttentionState total, part;
+  char* a;            // A operand of a few rows, normed by each thread for itself
+  ArgMax* best;       // [tokens]
+  void* sampler;
+};
+
+class Model {
+ public:
+  Model(const hr_spec& spec, long max_batch_tokens, long max_model_len, int threads, const Kernels& kernels);
+
+  // Expands, checks and packs one tensor; throws Error.
+  void set_tensor(int role, int layer, int storage, const void* data, long bytes, long rows, long columns);
+  void check_complete() const;
+  void allocate_kv(long blocks);
+
+  long element() const { return kernels.bf16 ? 2 : 4; }
+  long a_element() const { return kernels.a_bf16 ? 2 : 4; }
+  long kv_half_bytes() const { return (long)kKvBlock * spec.head_pad() * element(); }  // K or V of one head of a block
+  long kv_layer_bytes() const { return 2 * kv_half_bytes() * spec.kv_heads; }
+  long kv_block_bytes() const { return kv_layer_bytes() * spec.layers; }
+
+  const Spec spec;
+  const Kernels& kernels;
+  const long max_model_len;
+  Team team;
+  uint32_t phase = 1;  // of the next step; see Team::claim
+
+  Matrix embedding, lm_head;  // embedding is empty when it is tied to lm_head
+  float* final_norm = nullptr;
+  std::vector<Layer> layers;
+
+  long kv_blocks = 0;
+  Mapping weights_memory, scratch_memory, kv_memory;
+  Scratch scratch;
+  std::vector<ThreadScratch*> threads;
+  Mapping split_states;  // [splits of a step][kv_heads] AttentionState; grows to the longest context seen
+
+ private:
+  void lay_out_weights(Arena& arena);
+  void lay_out_scratch(Arena& arena, long max_batch_tokens, int thread_count);
+  Matrix matrix(Arena& arena, long n, long k) const;
+  void set_matrix(const Matrix& m, int role, int layer, int storage, const void* data, long bytes, long rows,
+                  long columns);
+  void set_vector(float* out, int role, int layer, int storage, const void* data, long columns);
+
+  std::vector<bool> present_;  // [layer + 1][role]; slot 0: the model's own tensors
+};
+
+}  // namespace hr

@@ -1,0 +1,151 @@
+// Row-wise kernels: norms, epilogues, RoPE, KV writes, packing. Included after simd.inl.
+#pragma once
+
+// Where 16-column groups of the A operand are: bf16 tiles or fp32 rows (kernels.h).
+template <bool ABF16>
+static inline void save_a(void* a, int k_tiles, int row, int column, VF v) {
+  if (ABF16)
+    save_bf16((uint16_t*)a + ((long)(row / 16) * k_tiles + column / kTileK) * 512 + (row % 16) * 32 + column % kTileK, v);
+  else
+    save((float*)a + (long)row * k_tiles * kTileK + column, v);
+}
+
+static inline float inverse_rms(const float* x, int n, float eps) {
+  VF s0 = {}, s1 = {};
+  int i = 0;
+  for (; i + 2 * W <= n; i += 2 * W) {
+    VF a = load(x + i), b = load(x + i + W);
+    s0 = vfma(a, a, s0);
+    s1 = vfma(b, b, s1);
+  }
+  float tail = 0.0f;
+  for (; i < n; i++) tail += x[i] * x[i];
+  return 1.0f / __builtin_sqrtf((hsum(s0 + s1) + tail) / (float)n + eps);
+}
+
+template <bool ABF16>
+static void norm_to_a(const float* x, const float* weight, int n, float eps, void* a, int k_tiles, int row) {
+  const VF scale = splat(inverse_rms(x, n, eps));
+  for (int i = 0; i < k_tiles * kTileK; i += W) save_a<ABF16>(a, k_tiles, row, i, load(x + i) * scale * load(weight + i));
+}
+
+static void norm_add(const float* x, const float* weight, int n, float eps, float* out) {
+  const VF scale = splat(inverse_rms(x, n, eps));
+  for (int i = 0; i < n; i += W) save(out + i, load(out + i) + load(x + i) * scale * load(weight + i));
+}
+
+static void store_c(const float* c, int rows, const float* bias, float* out, long ld) {
+  for (int r = 0; r < rows; r++, c += kPanelN, out += ld)
+    for (int i = 0; i < kPanelN; i += W) save(out + i, bias ? load(c + i) + load(bias + i) : load(c + i));
+}
+
+static void add_c(const float* c, int rows, const float* bias, float* out, long ld) {
+  for (int r = 0; r < rows; r++, c += kPanelN, out += ld)
+    for (int i = 0; i < kPanelN; i += W) {
+      VF v = bias ? load(c + i) + load(bias + i) : load(c + i);
+      save(out + i, load(out + i) + v);
+    }
+}
+
+// Columns 0..15 of c are 16 gates, 16..31 the matching ups.
+template <bool ABF16>
+static void gate_c(const float* c, int rows, bool gelu, void* a, int k_tiles, int row, int column) {
+  for (int r = 0; r < rows; r++, c += kPanelN)
+    for (int i = 0; i < kTileN; i += W) {
+      VF g = load(c + i);
+      save_a<ABF16>(a, k_tiles, row + r, column + i, (gelu ? vgelu(g) : vsilu(g)) * load(c + kTileN + i));
+    }
+}
+
+static void softcap_row(float* x, long n, float cap) {
+  for (long i = 0; i < n; i += W) save(x + i, cap * vtanh(load(x + i) / cap));
+}
+
+static void argmax_c(const float* c, int rows, int column, int valid, float softcap, ArgMax* best) {
+  for (int r = 0; r < rows; r++, c += kPanelN, best++)
+    for (int half = 0; half < kPanelN; half += kTileN)
+      for (int i = 0; i < kTileN; i += W) {
+        VF v = load(c + half + i);
+        if (softcap > 0) v = softcap * vtanh(v / softcap);
+        VI at = lanes(column + half + i), inside = at < valid;
+        VF old = load(best->value + i);
+        VI old_at = *(VI*)(best->index + i);
+        VI better = ((v > old) | ((v == old) & (at < old_at))) & inside;
+        save(best->value + i, pick(better, v, old));
+        *(VI*)(best->index + i) = (better & at) | (~better & old_at);
+        *(VI*)(best->bad + i) |= ~(v < splat(__builtin_inff())) & inside;
+      }
+}
+
+static void head(const float* x, const float* norm, float eps, int dim, const float* cos, const float* sin, int half,
+                 float* out) {
+  const float scale = norm ? inverse_rms(x, dim, eps) : 1.0f;
+  int i = 0;
+  for (; i + W <= dim; i += W) save(out + i, norm ? load(x + i) * splat(scale) * load(norm + i) : load(x + i));
+  for (; i < dim; i++) out[i] = norm ? x[i] * scale * norm[i] : x[i];
+  float* hi = out + half;
+  int j = 0;
+  for (; j + W <= half; j += W) {
+    VF a = load(out + j), b = load(hi + j), c = load(cos + j), s = load(sin + j);
+    save(out + j, a * c - b * s);
+    save(hi + j, b * c + a * s);
+  }
+  for (; j < half; j++) {
+    float a = out[j], b = hi[j];
+    out[j] = a * cos[j] - b * sin[j];
+    hi[j] = b * cos[j] + a * sin[j];
+  }
+}
+
+// A value that is not finite is stored as 0: masked slots are multiplied by an exact 0, and 0 * NaN would carry one
+// request's fault into the next user of the block. The key keeps it, so the faulty row itself still ends in NaN.
+static inline float finite(float x) { return x - x == 0.0f ? x : 0.0f; }
+
+template <bool BF16>
+static void write_kv(const float* k, const float* v, int dim, int slot, void* k_block, void* v_block) {
+  if (BF16) {
+    uint16_t *kb = (uint16_t*)k_block + 2 * slot, *vb = (uint16_t*)v_block + (slot / 2) * 32 + slot % 2;
+    for (int j = 0; j < dim; j++) kb[(j / 2) * 32 + j % 2] = bf16(k[j]);
+    for (int j = 0; j < dim; j++) vb[(j / 16) * 256 + (j % 16) * 2] = bf16(finite(v[j]));
+  } else {
+    float *kb = (float*)k_block + slot, *vb = (float*)v_block + slot * 16;
+    for (int j = 0; j < dim; j++) kb[j * 16] = k[j];
+    for (int j = 0; j < dim; j++) vb[(j / 16) * 256 + j % 16] = finite(v[j]);
+  }
+}
+
+template <bool BF16>
+static bool pack16(const float* rows, int k_tiles, void* dst) {
+  const int k = k_tiles * kTileK;
+  uint32_t bad = 0;
+  for (int t = 0; t < k_tiles; t++) {
+    const float* x = rows + t * kTileK;
+    for (int n = 0; n < 16; n++, x += k) {
+      if (BF16) {
+        uint32_t* tile = (uint32_t*)dst + (long)t * 512 + n;
+        for (int i = 0; i < kTileK; i += 2) {
+          uint32_t lo = bf16(x[i]), hi = bf16(x[i + 1]);
+          bad |= ((lo & 0x7f80u) == 0x7f80u) | ((hi & 0x7f80u) == 0x7f80u);
+          tile[i * 8] = lo | hi << 16;
+        }
+      } else {
+        float* tile = (float*)dst + (long)t * 1024 + n;
+        for (int i = 0; i < kTileK; i++) {
+          bad |= !(x[i] - x[i] == 0.0f);
+          tile[i * 16] = x[i];
+        }
+      }
+    }
+  }
+  return bad == 0;
+}
+
+template <bool BF16>
+static void unpack_row(const void* matrix, int k_tiles, long n, float scale, float* out) {
+  const long tile = BF16 ? 1024 : 2048;
+  const char* t = (const char*)matrix + ((n / kPanelN) * k_tiles * 2 + (n % kPanelN) / kTileN) * tile;
+  for (int i = 0; i < k_tiles; i++, t += 2 * tile)
+    for (int k = 0; k < kTileK; k++)
+      out[i * kTileK + k] = scale * (BF16 ? widen(((const uint16_t*)t)[(k / 2) * 32 + (n % 16) * 2 + k % 2])
+                                          : ((const float*)t)[k * 16 + n % 16]);
+}

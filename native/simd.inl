@@ -1,0 +1,75 @@
+// Vectors of VBYTES bytes for one instruction set, on the compilers' vector extensions (gcc, clang).
+// The including file defines VBYTES, the type VF and, over it, vfma(a, b, c) = a * b + c, vmax(a, b) = a > b ? a : b,
+// hsum and hmax over the lanes; the rest is generic.
+//
+// No function here may be non-static: see kernels.h on symbols.
+#pragma once
+
+typedef int32_t VI __attribute__((vector_size(VBYTES)));
+typedef uint32_t VU __attribute__((vector_size(VBYTES)));
+typedef uint16_t VH __attribute__((vector_size(VBYTES / 2)));
+typedef float VFu __attribute__((vector_size(VBYTES), aligned(4), may_alias));
+typedef uint32_t VUu __attribute__((vector_size(VBYTES), aligned(4), may_alias));
+typedef uint16_t VHu __attribute__((vector_size(VBYTES / 2), aligned(2), may_alias));
+
+enum { W = VBYTES / 4, V16 = 16 / W };  // lanes; vectors per 16 columns
+
+static inline VF load(const float* p) { return *(const VFu*)p; }
+static inline void save(float* p, VF v) { *(VFu*)p = v; }
+static inline VF splat(float x) { return VF{} + x; }
+static inline VF pick(VI mask, VF a, VF b) { return (VF)((mask & (VI)a) | (~mask & (VI)b)); }
+static inline VI lanes(int first) {
+  VI v;
+  for (int i = 0; i < W; i++) v[i] = first + i;
+  return v;
+}
+
+// bf16, round to nearest even. Hardware NaNs stay NaNs (their payload is in the upper bits).
+static inline VU bf16_bits(VF v) {
+  VU u = (VU)v;
+  return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+}
+static inline void save_bf16(uint16_t* p, VF v) { *(VHu*)p = __builtin_convertvector(bf16_bits(v), VH); }
+static inline uint16_t bf16(float x) {
+  uint32_t u;
+  __builtin_memcpy(&u, &x, 4);
+  return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+static inline float widen(uint16_t h) {
+  uint32_t u = (uint32_t)h << 16;
+  float x;
+  __builtin_memcpy(&x, &u, 4);
+  return x;
+}
+
+// e^x to about 2 ulp: x = n ln2 + r, a polynomial in r (Cephes expf), n into the exponent. vexp(0) is exactly 1; a NaN
+// stays one; below -87 the result is about 1e-38 instead of a denormal.
+static inline VF vexp(VF x) {
+  const VF low = splat(-87.0f), high = splat(88.0f), magic = splat(12582912.0f);
+  x = pick(low > x, low, x);
+  x = pick(high < x, high, x);
+  VF t = vfma(x, splat(1.44269504088896341f), magic);
+  VF n = t - magic;
+  VF r = vfma(n, splat(-0.693359375f), x);
+  r = vfma(n, splat(2.12194440e-4f), r);
+  VF p = splat(1.9875691500e-4f);
+  p = vfma(p, r, splat(1.3981999507e-3f));
+  p = vfma(p, r, splat(8.3334519073e-3f));
+  p = vfma(p, r, splat(4.1665795894e-2f));
+  p = vfma(p, r, splat(1.6666665459e-1f));
+  p = vfma(p, r, splat(5.0000001201e-1f));
+  p = vfma(p, r * r, r) + 1.0f;
+  return (VF)((VU)p + ((VU)t << 23));
+}
+static inline float exp1(float x) { return vexp(splat(x))[0]; }
+
+static inline VF vtanh(VF x) {
+  VF y = vmax(splat(-20.0f), x);
+  y = pick(y > 20.0f, splat(20.0f), y);
+  return 1.0f - 2.0f / (vexp(y + y) + 1.0f);
+}
+static inline VF vsilu(VF x) { return x / (1.0f + vexp(-x)); }
+static inline VF vgelu(VF x) {
+  VF inner = 0.7978845608028654f * vfma(splat(0.044715f) * x * x, x, x);
+  return 0.5f * x * (1.0f + vtanh(inner));
+}

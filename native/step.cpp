@@ -1,0 +1,137 @@
+#include "step.h"
+
+#include <string.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "step_gemm.h"
+
+namespace hr {
+namespace {
+
+// Up to this many rows each thread norms all of them for itself: cheaper than one more barrier.
+constexpr long kFewRows = 8;
+
+}  // namespace
+
+Step::Step(Model& model, const hr_batch& batch, const hr_result& result)
+    : model_(model), batch_(batch), result_(result), k_(model.kernels), spec_(model.spec), s_(model.scratch) {
+  check();
+  plan_tokens();
+  plan_attention();
+  plan_logits();
+}
+
+void Step::run() {
+  const uint32_t first = model_.phase;
+  auto body = [&](int thread) {
+    Walk w{thread, first, *model_.threads[thread]};
+    walk(w);
+    if (thread == 0) model_.phase = w.phase;
+  };
+  run_parallel(model_.team.threads(), body);
+}
+
+void Step::end_phase(Walk& w) const {
+  model_.team.barrier();
+  w.phase++;
+}
+
+void Step::walk(Walk& w) {
+  copy_blocks(w);
+  embed(w);
+  for (int i = 0; i < spec_.layers; i++) layer(w, i);
+  logits(w);
+  k_.leave();
+}
+
+// Copies may chain, so every thread does all of them in order, each on its share of the layers.
+void Step::copy_blocks(Walk& w) {
+  const long n = model_.team.threads(), layers = spec_.layers;
+  const long begin = layers * w.thread / n * model_.kv_layer_bytes();
+  const long end = layers * (w.thread + 1) / n * model_.kv_layer_bytes();
+  for (int i = 0; i < batch_.num_copies; i++) {
+    const char* from = model_.kv_memory.data() + batch_.copies[2 * i] * model_.kv_block_bytes();
+    char* to = model_.kv_memory.data() + batch_.copies[2 * i + 1] * model_.kv_block_bytes();
+    if (from != to) memcpy(to + begin, from + begin, end - begin);
+  }
+}
+
+void Step::embed(Walk& w) {
+  const Matrix& table = spec_.has(HR_TIED) ? model_.lm_head : model_.embedding;
+  const long pairs = spec_.rope_pairs();
+  for (long t; (t = claim(w, tokens_)) >= 0;) {
+    k_.unpack(table.data, table.k_tiles, batch_.tokens[t], spec_.embedding_scale, s_.residual + t * s_.hidden_ld);
+    for (size_t r = 0; r < spec_.ropes.size(); r++) {
+      const Rope& rope = spec_.ropes[r];
+      const long at = (r * s_.capacity + t) * pairs;
+      for (size_t j = 0; j < rope.inv_freq.size(); j++) {
+        const float angle = (float)position_[t] * rope.inv_freq[j];
+        s_.cos[at + j] = std::cos(angle) * rope.magnitude;
+        s_.sin[at + j] = std::sin(angle) * rope.magnitude;
+      }
+    }
+  }
+  end_phase(w);
+}
+
+// The A operand of norm(residual).
+const char* Step::normed(Walk& w, const float* weight) {
+  const int k_tiles = (int)(s_.hidden_ld / kTileK);
+  const auto norm = [&](char* a, long t) {
+    k_.norm_to_a(s_.residual + t * s_.hidden_ld, weight, spec_.hidden, spec_.norm_eps, a, k_tiles, (int)t);
+  };
+  if (tokens_ <= kFewRows) {
+    for (long t = 0; t < tokens_; t++) norm(w.scratch.a, t);
+    return w.scratch.a;
+  }
+  const long some = 8;
+  for (long u; (u = claim(w, (tokens_ + some - 1) / some)) >= 0;)
+    for (long t = u * some; t < std::min(tokens_, (u + 1) * some); t++) norm(s_.a_hidden, t);
+  end_phase(w);
+  return s_.a_hidden;
+}
+
+// residual += norm(branch), where a model norms what a sub-layer gives.
+void Step::add_branch(Walk& w, const float* norm, float* branch) {
+  if (!norm) return;
+  const long ld = s_.hidden_ld;
+  for (long t; (t = claim(w, tokens_)) >= 0;)
+    k_.norm_add(branch + t * ld, norm, spec_.hidden, spec_.norm_eps, s_.residual + t * ld);
+  end_phase(w);
+}
+
+void Step::layer(Walk& w, int index) {
+  const Layer& l = model_.layers[index];
+  const long ld = s_.hidden_ld;
+  const bool gelu = spec_.has(HR_GELU_TANH);
+  const auto to_residual = [&](const float* post_norm, const float* bias) {
+    return [=](const float* c, int rows, long row, long column) {
+      const float* b = bias ? bias + column : nullptr;
+      if (post_norm)
+        k_.store(c, rows, b, s_.branch + row * ld + column, ld);
+      else
+        k_.add(c, rows, b, s_.residual + row * ld + column, ld);
+    };
+  };
+
+  gemm(w, l.qkv, normed(w, l.attention_norm), tokens_, [&](const float* c, int rows, long row, long column) {
+    k_.store(c, rows, l.qkv_bias ? l.qkv_bias + column : nullptr, s_.qkv + row * s_.qkv_ld + column, s_.qkv_ld);
+  });
+  end_phase(w);
+  attention(w, index);
+  gemm(w, l.o, s_.a_attention, tokens_, to_residual(l.attention_post_norm, l.o_bias));
+  end_phase(w);
+  add_branch(w, l.attention_post_norm, s_.branch);
+
+  gemm(w, l.gate_up, normed(w, l.ffn_norm), tokens_, [&](const float* c, int rows, long row, long column) {
+    k_.gate(c, rows, gelu, s_.a_ffn, l.down.k_tiles, (int)row, (int)(column / 2));
+  });
+  end_phase(w);
+  gemm(w, l.down, s_.a_ffn, tokens_, to_residual(l.ffn_post_norm, nullptr));
+  end_phase(w);
+  add_branch(w, l.ffn_post_norm, s_.branch);
+}
+
+}  // namespace hr

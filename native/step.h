@@ -1,0 +1,97 @@
+// One model step: every thread runs `Step::run` and meets the others at the barriers between phases.
+//
+//   embed | per layer: norm, QKV | RoPE, KV write, attention | o + residual | norm, gate and up, activation |
+//   down + residual | norm, lm_head, arg-max or logits | sampling
+#pragma once
+#include <vector>
+
+#include "model.h"
+
+namespace hr {
+
+// Query rows of one attention call: `tokens` tokens of one run, `heads` heads of each group.
+struct QueryTile {
+  int row;         // of the batch
+  int token;       // first, in the batch
+  int tokens;
+  int first_head, heads;  // within a group
+  int first_split, end_split;
+};
+
+// A tile, or one split of it whose state goes to `slot`.
+struct AttentionUnit {
+  int tile, first_split, end_split;
+  long slot;  // -1: the unit is the whole tile
+};
+
+// A row of logits that is written out: sampled from, or a target's logprob taken. `entry` indexes hr_result.
+struct LogitEntry {
+  int token;   // in the batch
+  int entry;
+  int target;  // the token whose logprob is wanted; -1: sample
+  int sampling;
+  int tops;    // alternatives asked for
+  long top_offset;
+};
+
+class Step {
+ public:
+  // Checks the batch (throws Error) and plans the phases.
+  Step(Model& model, const hr_batch& batch, const hr_result& result);
+  void run();
+
+ private:
+  // One thread's walk through the phases; its copy of the phase counter.
+  struct Walk {
+    int thread;
+    uint32_t phase;
+    ThreadScratch& scratch;
+  };
+
+  void check() const;
+  void check_row(const hr_row& row, int index) const;
+  void plan_tokens();
+  void plan_attention();
+  void plan_logits();
+
+  void walk(Walk& w);
+  void end_phase(Walk& w) const;
+  long claim(Walk& w, long units) const { return model_.team.claim(w.thread, w.phase, units); }
+  void copy_blocks(Walk& w);
+  void embed(Walk& w);
+  void layer(Walk& w, int index);
+  const char* normed(Walk& w, const float* weight);
+  void add_branch(Walk& w, const float* norm, float* branch);
+  template <class Epilogue>
+  void gemm(Walk& w, const Matrix& m, const char* a, long rows, Epilogue epilogue);
+
+  void write_kv_phase(Walk& w, int layer);
+  void write_kv(Walk& w, int layer, int token, int kv_head);
+  void attention(Walk& w, int layer);
+  void attend(Walk& w, int layer, const AttentionUnit& unit, int kv_head);
+  void merge_splits(Walk& w, int layer, long first_unit, int kv_head);
+  void finish_tile(const AttentionState& state, const QueryTile& tile, int kv_head);
+
+  void logits(Walk& w);
+  void logits_pass(Walk& w, long greedy, long first, long count);
+  void choose_greedy(long i);
+  void choose(Walk& w, long i, float* logits);
+
+  Model& model_;
+  const hr_batch& batch_;
+  const hr_result& result_;
+  const Kernels& k_;
+  const Spec& spec_;
+  const Scratch& s_;
+  long tokens_ = 0;
+  std::vector<int> position_, row_of_;  // per token
+  std::vector<QueryTile> tiles_;
+  std::vector<AttentionUnit> units_;
+  std::vector<long> split_tiles_;  // first unit of each tile that is cut into splits
+  bool kv_phase_ = false;  // KV is written in a phase of its own, not by the one unit that reads it
+  long slots_ = 0;
+  std::vector<int> greedy_;  // rows
+  std::vector<LogitEntry> entries_;
+};
+
+}  // namespace hr

@@ -1,0 +1,206 @@
+"""`CpuBackend`: a model on the native library, behind the contract of `headrace.backends.Backend`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from array import array
+from collections.abc import Callable
+
+from headrace.backends.cpu import library
+from headrace.backends.cpu.batch import Batch
+from headrace.errors import ConfigError, EngineError, HeadraceError, MemoryPlanError, ModelFileError
+from headrace.types import MemoryItem, Plan, StepResult
+from headrace.weights.spec import Activation, Checkpoint, DType, ModelSpec, Tensor
+
+_DTYPES = {"float32": library.FLOAT32, "bfloat16": library.BFLOAT16}
+_STORAGE = {dtype: code for code, dtype in enumerate(DType)}
+
+
+class CpuBackend:
+    """One loaded model. `load` makes it; `run` may be called from one thread at a time."""
+
+    def __init__(self, native: int, spec: ModelSpec) -> None:
+        self._native: int | None = native
+        self._vocab_size = spec.vocab_size
+        self._library = library.library()
+        self._error = library.ErrorText()
+        self._batch = Batch(spec.vocab_size)
+        self._step_arguments = (ctypes.addressof(self._batch.batch), ctypes.addressof(self._batch.result))
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits per position."""
+        return self._vocab_size
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes that one KV block takes over all layers (head dimensions padded to multiples of 32)."""
+        return self._memory()[3]
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        name: bytes = self._library.hr_isa(self._handle())
+        return name.decode()
+
+    def memory(self) -> tuple[MemoryItem, ...]:
+        """Packed weights, activations for the largest step, and the KV pool's address space."""
+        weights, activations, kv, _ = self._memory()
+        return MemoryItem("weights", weights), MemoryItem("activations", activations), MemoryItem("kv", kv)
+
+    def allocate_kv(self, num_blocks: int) -> None:
+        """Reserve address space for ``num_blocks`` KV blocks, once; memory is taken as blocks are first written.
+
+        Raises:
+            MemoryPlanError: the number is out of range, the pool exists, or the address space is not there.
+        """
+        if self._library.hr_allocate_kv(self._handle(), num_blocks, *self._error.arguments):
+            raise MemoryPlanError(f"cannot allocate {num_blocks} KV blocks: {self._error}")
+
+    def run(self, plan: Plan) -> StepResult:
+        """Compute one step; see `headrace.backends.Backend.run`.
+
+        Raises:
+            EngineError: an id or position of the plan is out of range, or memory ran out; nothing was computed.
+        """
+        if not plan.rows:
+            return StepResult(())
+        try:
+            self._batch.fill(plan)
+        except (OverflowError, TypeError) as error:
+            raise EngineError(f"the plan holds a number that is no 32-bit integer: {error}") from error
+        if self._library.hr_step(self._handle(), *self._step_arguments, *self._error.arguments):
+            raise EngineError(f"the step failed: {self._error}")
+        return self._batch.results(plan)
+
+    def close(self) -> None:
+        """Give all memory back. Idempotent. The process's threads stay, asleep, for the next model."""
+        native, self._native = self._native, None
+        if native is not None:
+            self._library.hr_destroy(native)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _handle(self) -> int:
+        if self._native is None:
+            raise EngineError("the backend is closed")
+        return self._native
+
+    def _memory(self) -> tuple[int, int, int, int]:
+        sizes = (ctypes.c_int64 * 4)()
+        self._library.hr_memory(self._handle(), ctypes.addressof(sizes))
+        return sizes[0], sizes[1], sizes[2], sizes[3]
+
+
+def load(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    max_model_len: int,
+    max_batch_tokens: int,
+    threads: int | None = None,
+    isa: str | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> CpuBackend:
+    """Expand and pack a checkpoint's weights into memory of their own; its files are not needed afterwards.
+
+    ``dtype`` ("bfloat16" or "float32") is what weights and KV are held in; sums and the residual stream are float32
+    in both. ``threads`` None takes every processor that this process may run on. ``isa`` None takes the best of
+    `library.available_isas`. ``progress`` is told the share of bytes done, up to 1.
+
+    Raises:
+        ConfigError: an unknown dtype or an instruction set that this machine lacks.
+        ModelFileError: a tensor is missing, of a wrong shape, or holds a value that is not finite.
+        MemoryPlanError: the memory is not there.
+    """
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+    if isa is not None and isa not in library.available_isas():
+        raise ConfigError(f"isa {isa!r} is not one of those that this machine runs: {', '.join(library.available_isas())}")
+    error = library.ErrorText()
+    native: int | None = library.library().hr_create(
+        ctypes.byref(_spec_struct(checkpoint.spec)),
+        _DTYPES[dtype],
+        max_batch_tokens,
+        max_model_len,
+        threads if threads is not None else _available_processors(),
+        isa.encode() if isa else None,
+        *error.arguments,
+    )
+    if native is None:
+        kind = MemoryPlanError if str(error) == "out of memory" else HeadraceError
+        raise kind(f"cannot hold the model {checkpoint.name}: {error}")
+    backend = CpuBackend(native, checkpoint.spec)
+    try:
+        _set_tensors(native, checkpoint, progress)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def _available_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _spec_struct(spec: ModelSpec) -> library.SpecStruct:
+    frequencies = [array("f", rope.inv_freq) for rope in spec.ropes]
+    ropes = (library.RopeStruct * len(spec.ropes))(
+        *(
+            (values.buffer_info()[0], len(values), rope.interleaved, rope.magnitude)
+            for values, rope in zip(frequencies, spec.ropes, strict=True)
+        )
+    )
+    layer_rope = array("i", spec.layer_rope)
+    layer_window = array("i", [window or 0 for window in spec.layer_window])
+    flags = (
+        library.POST_NORMS * spec.post_norms
+        | library.QK_NORM * spec.qk_norm
+        | library.QKV_BIAS * spec.qkv_bias
+        | library.O_BIAS * spec.o_bias
+        | library.GELU_TANH * (spec.activation is Activation.GELU_TANH)
+        | library.TIED * spec.tied_embeddings
+    )
+    struct = library.SpecStruct(
+        *(spec.vocab_size, spec.hidden_size, spec.num_layers, spec.num_heads, spec.num_kv_heads, spec.head_dim),
+        *(spec.ffn_size, len(spec.ropes), flags),
+        *(spec.norm_eps, spec.norm_offset, spec.attention_scale, spec.embedding_scale),
+        *(spec.attention_softcap or 0.0, spec.logit_softcap or 0.0),
+        *(layer_rope.buffer_info()[0], layer_window.buffer_info()[0]),
+        ropes,
+    )
+    struct.kept = (frequencies, layer_rope, layer_window)  # the structure holds their addresses
+    return struct
+
+
+def _set_tensors(native: int, checkpoint: Checkpoint, progress: Callable[[float], None] | None) -> None:
+    total = sum(tensor.data.nbytes for tensor in checkpoint.tensors.values()) or 1
+    error = library.ErrorText()
+    done = 0
+    for name, tensor in checkpoint.tensors.items():
+        _set_tensor(native, name, tensor, error)
+        done += tensor.data.nbytes
+        if progress:
+            progress(done / total)
+    if library.library().hr_finish(native, *error.arguments):
+        raise ModelFileError(f"{checkpoint.path}: {error}")
+
+
+def _set_tensor(native: int, name: str, tensor: Tensor, error: library.ErrorText) -> None:
+    prefix, _, role = name.rpartition(".")
+    layer = prefix.removeprefix("layers.")
+    if role not in library.ROLES or not (prefix == "" or (prefix.startswith("layers.") and layer.isdecimal())):
+        raise ModelFileError(f"{name} is not a tensor of the specification")
+    rows, columns = tensor.shape if len(tensor.shape) == 2 else (1, *tensor.shape)
+    with library.address_of(tensor.data) as address:
+        failed = library.library().hr_set_tensor(
+            *(native, library.ROLES.index(role), int(layer or 0), _STORAGE[tensor.dtype]),
+            *(address, tensor.data.nbytes, rows, columns),
+            *error.arguments,
+        )
+    if failed:
+        raise ModelFileError(str(error))

@@ -1,0 +1,197 @@
+"""A `Plan` as the flat arrays of the native ABI, and the native results as a `StepResult`.
+
+The arrays are kept from step to step: a plain greedy decode row costs a few list appends on the way in and one
+dictionary look-up on the way out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from array import array
+
+from headrace.backends.cpu.library import WANT_GREEDY, WANT_NOTHING, BatchStruct, ResultStruct, sampling_error
+from headrace.types import GREEDY, Plan, PlanRow, RowResult, RowSampling, StepResult, TokenLogprobs
+
+_SAMPLING = struct.Struct("@6d2Q2iP2i2P2iP")
+"""``hr_sampling`` (native/sampler.h), field for field."""
+
+_NOTHING = RowResult()
+_KEPT_RESULTS = 8192
+"""Results of plain rows kept for reuse: they are immutable and differ in their token only."""
+
+
+class Batch:
+    """The buffers of one model's steps. `fill` then the native call then `results`."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.batch = BatchStruct()
+        self.result = ResultStruct()
+        self._vocab_size = vocab_size
+        self._rows = array("i")
+        self._tokens = array("i")
+        self._blocks = array("i")
+        self._copies = array("i")
+        self._targets = array("i")
+        self._samplings = bytearray()
+        self._kept: list[array[int] | array[float]] = []  # what samplings point to
+        self._integers = array("i")
+        self._floats = array("f")
+        self._tops = 0
+        self._plain: dict[int, RowResult] = {}
+
+    def fill(self, plan: Plan) -> None:
+        """Write the plan into the buffers and point the structures at them."""
+        rows, tokens, blocks, targets = self._rows, self._tokens, self._blocks, self._targets
+        del rows[:], tokens[:], blocks[:], targets[:]
+        self._samplings.clear()
+        self._kept.clear()
+        self._tops = 0
+        samplings = 0
+        for row in plan.rows:
+            sampling = row.sampling
+            if sampling is GREEDY:
+                want = WANT_GREEDY
+            elif sampling is None:
+                want = WANT_NOTHING
+            elif sampling.is_plain_greedy:
+                want = WANT_GREEDY
+            else:
+                want = samplings
+                samplings += 1
+                self._add_sampling(sampling)
+            rows.extend(
+                (len(tokens), len(row.tokens), row.start, len(blocks), len(row.blocks))
+                + (want, len(targets), len(row.targets), row.target_logprobs)
+            )
+            tokens.extend(row.tokens)
+            blocks.extend(row.blocks)
+            if row.targets:
+                targets.extend(row.targets)
+        self._tops += sum(len(row.targets) * row.target_logprobs for row in plan.rows if row.targets)
+        self._copies = array("i", [block for pair in plan.copies for block in pair])
+        self._point(len(plan.rows), len(plan.copies), samplings)
+
+    def _add_sampling(self, s: RowSampling) -> None:
+        bias = sorted(s.bias.items())
+        self._samplings += _SAMPLING.pack(
+            s.temperature,
+            s.top_p,
+            s.min_p,
+            s.repetition_penalty,
+            s.presence_penalty,
+            s.frequency_penalty,
+            s.seed & 0xFFFFFFFFFFFFFFFF,
+            s.position,
+            s.top_k,
+            -1 if s.logprobs is None else s.logprobs,
+            self._keep(array("i", s.history)),
+            len(s.history),
+            s.prompt_length,
+            self._keep(array("i", [token for token, _ in bias])),
+            self._keep(array("d", [value for _, value in bias])),
+            len(bias),
+            -1 if s.allowed is None else len(s.allowed),
+            self._keep(array("i", s.allowed or ())),
+        )
+        self._tops += s.logprobs or 0
+
+    def _keep(self, values: array[int] | array[float]) -> int:
+        if not values:
+            return 0
+        self._kept.append(values)
+        return values.buffer_info()[0]
+
+    def _point(self, num_rows: int, num_copies: int, samplings: int) -> None:
+        entries = samplings + len(self._targets)
+        integers, floats = 2 * num_rows + 4 * entries + self._tops, entries + self._tops
+        if len(self._integers) < integers:
+            self._integers = array("i", bytes(8 * integers))
+        if len(self._floats) < floats:
+            self._floats = array("f", bytes(8 * floats))
+        b = self.batch
+        b.rows = self._rows.buffer_info()[0]
+        b.tokens = self._tokens.buffer_info()[0]
+        b.blocks = self._blocks.buffer_info()[0]
+        b.copies = self._copies.buffer_info()[0]
+        b.targets = self._targets.buffer_info()[0]
+        b.samplings = ctypes.addressof(ctypes.c_char.from_buffer(self._samplings)) if samplings else None
+        b.num_rows, b.num_tokens, b.num_blocks, b.num_copies = num_rows, len(self._tokens), len(self._blocks), num_copies
+        b.num_targets, b.num_samplings = len(self._targets), samplings
+        r = self.result
+        at = self._integers.buffer_info()[0]
+        r.row_token, r.row_status = at, at + 4 * num_rows
+        at += 8 * num_rows
+        r.token, r.status, r.rank, r.top_count = (at + 4 * entries * i for i in range(4))
+        r.top_ids = at + 16 * entries
+        at = self._floats.buffer_info()[0]
+        r.logprob, r.top_logprobs = at, at + 4 * entries
+
+    def results(self, plan: Plan) -> StepResult:
+        """What the native call wrote, one result for each row of the plan that was filled in."""
+        n = len(plan.rows)
+        samplings = self.batch.num_samplings
+        if not samplings and not self._targets:
+            plain = zip(plan.rows, self._integers[:n], self._integers[n : 2 * n], strict=True)
+            return StepResult([self._plain_result(row, token, status) for row, token, status in plain])
+        reader = _EntryReader(self._integers[2 * n :], self._floats, samplings + len(self._targets))
+        chosen = iter([reader.next(row.sampling.logprobs) for row in plan.rows if self._is_sampled(row) and row.sampling])
+        results: list[RowResult] = []
+        for i, row in enumerate(plan.rows):
+            if self._is_sampled(row):
+                results.append(next(chosen))
+            else:
+                results.append(self._plain_result(row, self._integers[i], self._integers[n + i]))
+        return StepResult([reader.with_targets(row, result) for row, result in zip(plan.rows, results, strict=True)])
+
+    @staticmethod
+    def _is_sampled(row: PlanRow) -> bool:
+        return row.sampling is not None and not row.sampling.is_plain_greedy
+
+    def _plain_result(self, row: PlanRow, token: int, status: int) -> RowResult:
+        if row.sampling is None:
+            return _NOTHING
+        if status:
+            return RowResult(error=sampling_error(status))
+        result = self._plain.get(token)
+        if result is None:
+            if len(self._plain) >= _KEPT_RESULTS:
+                self._plain.clear()
+            result = self._plain[token] = RowResult(token=token)
+        return result
+
+
+class _EntryReader:
+    """Reads the entries of a native result in order: samplings first, then targets."""
+
+    def __init__(self, integers: array[int], floats: array[float], entries: int) -> None:
+        self._integers, self._floats, self._entries = integers, floats, entries
+        self._entry = 0
+        self._top = 0
+
+    def next(self, tops: int | None) -> RowResult:
+        """The next entry, which asked for ``tops`` alternatives; None: for no logprobs at all."""
+        n, e = self._entries, self._entry
+        token, status, rank, count = self._integers[e], *(self._integers[e + n * i] for i in (1, 2, 3))
+        begin = self._top
+        self._entry += 1
+        self._top += tops or 0
+        if status:
+            return RowResult(error=sampling_error(status))
+        if tops is None:
+            return RowResult(token=token)
+        ids = self._integers[4 * n + begin : 4 * n + begin + count]
+        logprobs = self._floats[n + begin : n + begin + count]
+        top = tuple(zip(ids, logprobs, strict=True))
+        return RowResult(token=token, logprobs=TokenLogprobs(token, self._floats[e], rank, top))
+
+    def with_targets(self, row: PlanRow, result: RowResult) -> RowResult:
+        """The row's result with the logprobs of its targets, which are the next entries."""
+        if not row.targets:
+            return result
+        entries = [self.next(row.target_logprobs) for _ in row.targets]
+        errors = [entry.error for entry in entries if entry.error]
+        if errors:
+            return RowResult(error=result.error or errors[0])
+        targets = tuple(entry.logprobs for entry in entries if entry.logprobs)
+        return RowResult(result.token, result.logprobs, targets, result.error)
