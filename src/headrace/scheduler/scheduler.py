@@ -11,6 +11,7 @@ progress.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from headrace.scheduler.state import SequenceState
 from headrace.scheduler.tally import Tally
 from headrace.types import BLOCK_SIZE, FinishReason, Plan, PlanRow, Request, RowResult, StepResult, TokenEvent
 
+_log = logging.getLogger(__name__)
 _NOTHING: tuple[int, ...] = ()
 
 
@@ -228,11 +230,11 @@ class Scheduler:
         A sibling takes them from the sequence that computed the prompt while that is there. The last token is always
         left: its logits are what the next one is chosen from.
         """
-        lead, computed = sequence.owner.lead, len(sequence.tokens) - 1
-        if lead is not None and lead is not sequence and not sequence.announced:
-            if lead.lease is not None and lead.num_computed >= computed:
-                forked = self.cache.fork(lead.lease, computed)
-                return None if forked is None else (forked[0], computed, forked[1])
+        prompt = sequence.computed_prompt
+        if prompt is not None:
+            computed = len(sequence.tokens) - 1
+            forked = self.cache.fork(prompt, computed)
+            return None if forked is None else (forked[0], computed, forked[1])
         lease = self.cache.open(sequence.tokens, sequence.keys, reuse=not sequence.wants_prompt_logprobs)
         return lease, lease.capacity, ()
 
@@ -274,8 +276,13 @@ class Scheduler:
         sequences = self._roster.sequences
         for row, answer in zip(plan.rows, result.rows, strict=True):
             sequence = sequences.get(row.sequence)
-            if sequence is not None:  # else a row of the same request failed
+            if sequence is None:
+                continue  # an earlier row of the same request failed
+            try:
                 self._commit_row(sequence, row, answer, now, events)
+            except Exception:
+                _log.exception("a result could not be taken in; its request ends here")
+                events += self._roster.end(sequence.owner, now, FinishReason.ERROR, "internal error")
         return events
 
     def _commit_row(

@@ -128,3 +128,14 @@ class SequenceState:
         """It computes its request's prompt logprobs: the whole prompt then, with no help from the prefix cache."""
         owner = self.owner
         return owner.lead is self and not self.announced and owner.request.sampling.prompt_logprobs is not None
+
+    @property
+    def computed_prompt(self) -> Lease | None:
+        """The lease in which another sequence of the request has the prompt computed; None once there is no use for it.
+
+        Blocks of a sequence that is behind again, after a preemption, are of no use either.
+        """
+        lead = self.owner.lead
+        if lead is None or lead is self or self.announced or lead.num_computed < len(self.tokens) - 1:
+            return None
+        return lead.lease
