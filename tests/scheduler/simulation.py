@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from headrace.kvcache.cache import KVCache
 from headrace.kvcache.integrity import problems
+from headrace.scheduler.config import SchedulerConfig
 from headrace.scheduler.sampling import derive_seed
-from headrace.scheduler.scheduler import Scheduler, SchedulerConfig
+from headrace.scheduler.scheduler import Scheduler
 from headrace.types import FinishReason, Plan, Request, SamplingParams, TokenEvent
 from tests.fakes import VOCAB, FakeBackend, expected_text, logprob_of
 

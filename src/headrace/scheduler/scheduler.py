@@ -1,23 +1,15 @@
-"""The one scheduling rule: every sequence's computed tokens catch up with its tokens, under one budget per step.
-
-A new prompt, a chunk of a long one, a preempted sequence and a decode differ only in how far behind they are. A step
-gives one token to each sequence that is a single token behind, then shares what is left of the budget among those
-further behind, in the queue's fair order.
-
-When blocks run out, the running sequence of the highest rank (lowest priority, newest) gives its own back and is
-computed again later, before anything that never ran. Any one sequence fits alone (`admission`), so there is always
-progress.
-"""
+"""Sequences in, plans out, results in, events out: the scheduler as the engine sees it."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from headrace.errors import EngineError
-from headrace.kvcache.cache import KVCache, Lease, blocks_for
+from headrace.kvcache.cache import KVCache
+from headrace.scheduler.config import SchedulerConfig
+from headrace.scheduler.planner import Planner
 from headrace.scheduler.roster import Roster
 from headrace.scheduler.state import SequenceState
 from headrace.scheduler.tally import Tally
@@ -27,25 +19,6 @@ _log = logging.getLogger(__name__)
 _NOTHING: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    """How much one step may hold, in sequences and tokens."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    max_prefill_tokens: int = 512
-    """Prefill tokens in a step that also decodes: bounds the gap between two tokens of whoever is being answered."""
-    short_share: float = 0.25
-    """Part of a step's prefill budget that a long prompt leaves to short ones behind it."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_num_seqs <= self.max_num_batched_tokens:
-            raise ValueError("max_num_batched_tokens must be at least max_num_seqs, which must be at least 1")
-        if self.max_prefill_tokens < 1 or not 0.0 <= self.short_share < 1.0:
-            raise ValueError("max_prefill_tokens must be at least 1, short_share at least 0 and less than 1")
-
-
 class Scheduler:
     """Live sequences → `Plan`; `StepResult` → events. Owned by the step loop; not thread-safe."""
 
@@ -53,8 +26,7 @@ class Scheduler:
         self.config = config
         self.cache = cache
         self._roster = Roster(cache, config.max_model_len, rng)
-        self._copies: list[tuple[int, int]] = []  # for the next plan
-        self._promised = 0  # blocks that running sequences will need to catch up
+        self._planner = Planner(config, cache, self._roster)
 
     # -------------------------------------------------------------------------------- coming, going, looking
 
@@ -120,149 +92,11 @@ class Scheduler:
         tally, self._roster.tally = self._roster.tally, Tally()
         return tally
 
-    # --------------------------------------------------------------------------------------------- schedule
+    # --------------------------------------------------------------------------------------- schedule, commit
 
     def schedule(self, now: float) -> Plan | None:
         """What to compute in the next step; None if there is nothing to do."""
-        while True:
-            plan = self._plan(now)
-            if plan is not None or not self._roster.running:
-                return plan
-            # Only sequences that are behind hold blocks, and no chunk of any of them fits.
-            self._roster.preempt_last()
-
-    def _plan(self, now: float) -> Plan | None:
-        decoding = self._roster.decoding
-        full = [s for s in decoding.values() if len(s.tokens) > s.room]
-        if full:
-            self._make_room(full)
-        rows = [
-            PlanRow(s.id, (s.tokens[-1],), s.num_computed, s.lease.blocks, s.rule.at(s.tokens))
-            for s in decoding.values()
-            if s.lease is not None
-        ]
-        self._roster.tally.decode_tokens += len(rows)
-        if len(self._roster.queue):
-            budget = self.config.max_num_batched_tokens - len(rows)
-            if rows:
-                budget = min(budget, self.config.max_prefill_tokens)
-            for sequence, tokens in self._share(budget, now).items():
-                row = self._prefill_row(sequence, tokens)
-                if row is not None:
-                    rows.append(row)
-        if not rows:
-            return None
-        copies, self._copies = tuple(self._copies), []
-        return Plan(tuple(rows), copies)
-
-    def _make_room(self, full: list[SequenceState]) -> None:
-        """A block more for each of the decoding sequences ``full``, best rank first, preempting from the other end."""
-        for sequence in sorted(full, key=lambda s: s.order):
-            while sequence.lease is not None and not self.cache.grow(sequence.lease, len(sequence.tokens)):
-                self._roster.preempt_last()
-
-    def _share(self, budget: int, now: float) -> dict[SequenceState, int]:
-        """Share ``budget`` prefill tokens among the sequences that are behind; admits those that have no lease yet.
-
-        The queue's order rules, but while others wait it hands out only a part. The rest goes to prompts that fit into
-        it whole, shortest first, so that a long prompt delays a short one behind it little, and itself by a bounded
-        factor. What nobody short wants goes to the queue's order after all.
-        """
-        roster, queue = self._roster, self._roster.queue
-        behind = [s for s in roster.running.values() if s.id not in roster.decoding]
-        self._promised = sum(blocks_for(len(s.tokens)) - blocks_for(s.room) for s in behind)
-        shares: dict[SequenceState, int] = {}
-        if budget <= 0 or (not behind and len(roster.running) >= self.config.max_num_seqs):
-            return shares
-        spare = int(budget * self.config.short_share) if len(queue) > 1 else 0
-        main, admitting = budget - spare, True
-        for sequence in queue.candidates():
-            if main == 0:
-                break
-            if sequence.lease is None and not self._admit(sequence, now):
-                admitting = False
-                break
-            main -= self._grant(sequence, main, shares)
-        for sequence in behind:  # those that the refused one stood in front of
-            if main and sequence not in shares:
-                main -= self._grant(sequence, main, shares)
-        spare += main
-        for sequence in queue.shortest(spare) if spare and admitting else ():
-            if sequence in shares:
-                continue
-            if sequence.remaining > spare or (sequence.lease is None and not self._admit(sequence, now)):
-                break
-            spare -= self._grant(sequence, spare, shares)
-        for sequence in shares:
-            spare -= self._grant(sequence, spare, shares)
-        return shares
-
-    def _grant(self, sequence: SequenceState, tokens: int, shares: dict[SequenceState, int]) -> int:
-        """Give a sequence up to ``tokens`` more in this step; returns how many."""
-        had = shares.get(sequence, 0)
-        more = min(tokens, sequence.remaining - had)
-        shares[sequence] = had + more
-        self._roster.queue.charge(sequence, more)
-        return more
-
-    def _admit(self, sequence: SequenceState, now: float) -> bool:
-        """Give a waiting sequence a lease if a seat is free, and blocks for all its tokens beside what others need."""
-        running = self._roster.running
-        if len(running) >= self.config.max_num_seqs:
-            return False
-        opened = self._open(sequence)
-        if opened is None:
-            return False
-        lease, computed, copies = opened
-        needed = blocks_for(len(sequence.tokens)) - len(lease.blocks)
-        reserved = self._promised + len(self._roster.decoding)  # each decoding sequence soon needs another block
-        if running and needed + reserved > self.cache.available:
-            self.cache.release(lease)
-            return False
-        self._promised += needed
-        self._copies += copies
-        self._roster.start(sequence, lease, computed, now)
-        return True
-
-    def _open(self, sequence: SequenceState) -> tuple[Lease, int, tuple[tuple[int, int], ...]] | None:
-        """A lease with as many of the sequence's tokens computed as can be had: (lease, computed, copies).
-
-        A sibling takes them from the sequence that computed the prompt while that is there. The last token is always
-        left: its logits are what the next one is chosen from.
-        """
-        prompt = sequence.computed_prompt
-        if prompt is not None:
-            computed = len(sequence.tokens) - 1
-            forked = self.cache.fork(prompt, computed)
-            return None if forked is None else (forked[0], computed, forked[1])
-        lease = self.cache.open(sequence.tokens, sequence.keys, reuse=not sequence.wants_prompt_logprobs)
-        return lease, lease.capacity, ()
-
-    def _prefill_row(self, sequence: SequenceState, count: int) -> PlanRow | None:
-        """A row of up to ``count`` tokens, or as many as there are blocks for."""
-        lease, start = sequence.lease, sequence.num_computed
-        if lease is None:
-            return None
-        end = min(start + count, lease.capacity + self.cache.available * BLOCK_SIZE)
-        if end <= start or not self.cache.grow(lease, end):
-            return None
-        owner = sequence.owner
-        self._roster.tally.prefill_tokens += end - start
-        chooses = end == len(sequence.tokens) and end < owner.end
-        targets: Sequence[int] = ()
-        if sequence.wants_prompt_logprobs:
-            targets = owner.request.prompt[start + 1 : end + 1]
-        return PlanRow(
-            sequence.id,
-            sequence.tokens[start:end],
-            start,
-            lease.blocks,
-            sequence.rule.at(sequence.tokens) if chooses else None,
-            targets,
-            (owner.request.sampling.prompt_logprobs or 0) if targets else 0,
-        )
-
-    # ----------------------------------------------------------------------------------------------- commit
+        return self._planner.plan(now)
 
     def commit(self, plan: Plan, result: StepResult, now: float) -> list[TokenEvent]:
         """Take in the results of ``plan``: tokens, ends, errors, and blocks that are now worth indexing.

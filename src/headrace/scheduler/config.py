@@ -1,0 +1,24 @@
+"""How much one step may hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """How much one step may hold, in sequences and tokens."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    max_prefill_tokens: int = 512
+    """Prefill tokens in a step that also decodes: bounds the gap between two tokens of whoever is being answered."""
+    short_share: float = 0.25
+    """Part of a step's prefill budget that a long prompt leaves to short ones behind it."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_num_seqs <= self.max_num_batched_tokens:
+            raise ValueError("max_num_batched_tokens must be at least max_num_seqs, which must be at least 1")
+        if self.max_prefill_tokens < 1 or not 0.0 <= self.short_share < 1.0:
+            raise ValueError("max_prefill_tokens must be at least 1, short_share at least 0 and less than 1")
