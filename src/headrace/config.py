@@ -31,9 +31,6 @@ _KUBERNETES = re.compile(r"HEADRACE_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP).*
 S = TypeVar("S")
 
 
-# ------------------------------------------------------------------------------------------------ what a setting is
-
-
 @dataclass(frozen=True, slots=True)
 class Knob:
     """One setting: what it means and which values it takes. Name, type and default are its dataclass field's.
@@ -88,10 +85,10 @@ def switch(text: str) -> bool:
 
 
 def text(value: str) -> str:
-    """Any text but an empty one."""
+    """Any text but an empty one, without the space around it."""
     if not value.strip():
         raise ValueError("is empty")
-    return value
+    return value.strip()
 
 
 def path(value: str) -> Path:
@@ -261,9 +258,6 @@ SECTIONS: tuple[type[object], ...] = (ModelSettings, BatchSettings, ServerSettin
 """Everything that environment and file may set."""
 
 
-# ------------------------------------------------------------------------------------------------------ loading
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One resolved value and its source: "default", "command line", "environment …" or "file …"."""
@@ -296,7 +290,7 @@ class Config:
 
 
 def environment() -> Mapping[str, str]:
-    """The process's environment, for rooms that ask what other programs' variables say (pip's package index)."""
+    """The process's environment, for what other programs' variables say (pip's package index)."""
     return os.environ
 
 
@@ -322,10 +316,12 @@ def load(
     for section in sections:
         for name, default, knob in knobs(section):
             variable = ENV_PREFIX + name.upper()
+            raw: object
             if name in given:
                 source, raw = "command line", given[name]
             elif knob.env and variable in named and not _is_kubernetes(variable, named[variable]):
-                source, raw = f"environment {variable}", _split(named[variable], knob)
+                found = named[variable]
+                source, raw = f"environment {variable}", found.split(",") if knob.many else found
             elif knob.env and name in in_file:
                 source, raw = f"file {file}", in_file[name]
             else:
@@ -368,10 +364,6 @@ def _value(name: str, raw: object, default: object, knob: Knob, source: str) -> 
         if knob.maximum is not None and value > knob.maximum:
             raise ConfigError(f"{name} ({source}): {shown} is above the most allowed, {knob.maximum}{unit}")
     return value
-
-
-def _split(value: str, knob: Knob) -> object:
-    return [item.strip() for item in value.split(",")] if knob.many else value
 
 
 def _is_kubernetes(variable: str, value: str) -> bool:

@@ -1,0 +1,85 @@
+"""The dispatch, the help and the exit codes of every command."""
+
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+from headrace import __version__
+from headrace.cli.main import COMMANDS
+from headrace.config import SECTIONS, knobs
+from tests.cli.commands import command
+
+
+def test_help_lists_every_command() -> None:
+    for words in ([], ["--help"], ["help"]):
+        result = command(*words)
+        assert result.code == 0
+        assert all(f"  {name} " in result.out for name in COMMANDS)
+
+
+def test_version() -> None:
+    assert command("--version").out == f"headrace {__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    result = command(name, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert f"usage: headrace {name}" in result.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_flag_is_one_line_and_exit_code_2(name: str) -> None:
+    words = [name, "explain"] if name == "config" else [name]
+    result = command(*words, "--no-such-flag")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.count("\n") == 1
+    assert "--no-such-flag" in result.err
+
+
+def test_an_unknown_command_names_the_known_ones() -> None:
+    result = command("sevre")
+    assert result.code == 2
+    assert "'sevre'" in result.err
+    assert "serve" in result.err
+
+
+def test_serve_help_has_a_sentence_for_every_setting() -> None:
+    text = " ".join(command("serve", "--help").out.split())
+    for section in SECTIONS:
+        for name, _, knob in knobs(section):
+            assert knob.positional or "--" + name.replace("_", "-") in text
+            assert " ".join(knob.help.split())[:40] in text
+
+
+def test_abbreviated_flags_are_refused() -> None:
+    """They would change their meaning with the next flag that begins alike."""
+    assert command("serve", "--por", "1").code == 2
+
+
+def test_help_is_quick() -> None:
+    def once() -> float:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "headrace", "--help"], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - begin
+
+    assert statistics.median(once() for _ in range(5)) < 0.25, "80 ms on an idle machine; CI machines are slower"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from headrace.cli.main import main; main(['--help']); print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    loaded = set(out.splitlines()[-1].split())
+    assert not loaded & {
+        "argparse",
+        "asyncio",
+        "rich",
+        "uvicorn",
+        "starlette",
+        "tokenizers",
+        "huggingface_hub",
+        "numpy",
+    }
