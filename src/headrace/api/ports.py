@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 
+from headrace.text.output import OutputDelta
 from headrace.types import EngineStats, Health, Request, SamplingParams, TokenEvent
 from headrace.wire.calls import Conversation
 
@@ -45,17 +46,10 @@ class EnginePort(Protocol):
 
 
 class OutputPort(Protocol):
-    """The text of one sequence, as it grows."""
+    """The text of one sequence, as it grows (`headrace.text.output.OutputText`)."""
 
-    stopped: str | None
-    """The stop string that ended it."""
-
-    def push(self, tokens: Sequence[int]) -> str:
-        """The text that can be shown after these tokens: whole characters, no beginning of a stop string."""
-        ...
-
-    def finish(self) -> str:
-        """The text held back so far, when no more tokens come."""
+    def push(self, event: TokenEvent) -> OutputDelta:
+        """What the event adds to the text: whole characters, no beginning of a stop string."""
         ...
 
 
@@ -87,6 +81,6 @@ class Words(Protocol):
         """One token's bytes; alone they need not be valid UTF-8."""
         ...
 
-    def open_output(self, sampling: SamplingParams) -> OutputPort:
-        """The text of a new sequence."""
+    def open_output(self, sampling: SamplingParams, prompt: Sequence[int]) -> OutputPort:
+        """The text of a new sequence that continues ``prompt``."""
         ...

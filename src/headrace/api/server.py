@@ -7,7 +7,6 @@ import contextlib
 import logging
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 
 from uvicorn import Config, Server
@@ -18,7 +17,7 @@ from headrace.api.lifecycle import Phase, drain
 from headrace.errors import ConfigError, Draining
 
 log = logging.getLogger("headrace.api")
-_CLOSING = 1.0
+_CLOSING = 1
 """Seconds for the last bytes to leave after every call has ended."""
 
 
@@ -49,58 +48,68 @@ class _Server(Server):
         yield
 
 
+class Serving:
+    """One app on one socket. `run` serves until `stop` has been called and everything has ended."""
+
+    def __init__(self, app: App, sock: socket.socket) -> None:
+        settings = app.settings
+        self._app = app
+        self._sock = sock
+        self._stopping: asyncio.Task[None] | None = None
+        self._server = _Server(
+            Config(
+                app,
+                http=with_limits(settings.max_head_bytes, settings.head_timeout),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=int(settings.keep_alive),
+                timeout_graceful_shutdown=_CLOSING,
+            )
+        )
+
+    async def run(self, on_started: Callable[[], None] | None = None) -> None:
+        """Serve. ``on_started`` is called when connections are being accepted."""
+        await self._app.start()
+        try:
+            if on_started is not None:
+                on_started()
+            await self._server.serve(sockets=[self._sock])
+        finally:
+            await self._app.stop()
+
+    def stop(self, lame_duck: float) -> None:
+        """Begin to drain; called again, end everything at once. Must be called on the event loop."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._drain(lame_duck))
+            return
+        log.warning("told to stop a second time: stopping at once")
+        self._stopping.cancel()
+        self._app.lifecycle.phase = Phase.STOPPED
+        self._app.desk.fail_all(Draining("the server was shut down before this request finished"))
+        self._server.should_exit = True
+
+    async def _drain(self, lame_duck: float) -> None:
+        await drain(self._app.lifecycle, self._app.desk, lame_duck, self._app.settings.grace_period)
+        self._server.should_exit = True
+
+
 def serve(app: App, sock: socket.socket, on_started: Callable[[], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; returns when all is done.
+    """Serve until SIGTERM or SIGINT, then drain; returns when all is done. For the main thread, which gets the signals.
 
     SIGTERM walks through all phases, SIGINT (a person at a terminal) leaves the lame-duck time out; a second signal
     of either kind ends everything at once.
     """
     import uvloop
 
-    uvloop.run(_serve(app, sock, on_started))
+    async def run() -> None:
+        serving = Serving(app, sock)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, serving.stop, app.settings.lame_duck)
+        loop.add_signal_handler(signal.SIGINT, serving.stop, 0.0)
+        await serving.run(on_started)
 
-
-async def _serve(app: App, sock: socket.socket, on_started: Callable[[], None] | None) -> None:
-    settings = app.settings
-    server = _Server(
-        Config(
-            app,
-            http=with_limits(settings.max_head_bytes, settings.head_timeout),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=int(settings.keep_alive),
-            timeout_graceful_shutdown=int(_CLOSING),
-        )
-    )
-    stopping: asyncio.Task[None] | None = None
-
-    async def stop(lame_duck: float) -> None:
-        await drain(app.lifecycle, app.desk, lame_duck, settings.grace_period)
-        server.should_exit = True
-
-    def on_signal(number: signal.Signals) -> None:
-        nonlocal stopping
-        if stopping is None:
-            stopping = asyncio.create_task(stop(settings.lame_duck if number is signal.SIGTERM else 0.0))
-            return
-        log.warning("second signal: stopping at once")
-        app.lifecycle.phase = Phase.STOPPED
-        stopping.cancel()
-        app.desk.fail_all(Draining("the server was shut down before this request finished"))
-        server.should_exit = True
-
-    loop = asyncio.get_running_loop()
-    in_main = threading.current_thread() is threading.main_thread()  # elsewhere Python delivers no signals
-    for number in (signal.SIGTERM, signal.SIGINT) if in_main else ():
-        loop.add_signal_handler(number, on_signal, number)
-    await app.start()
-    try:
-        if on_started is not None:
-            on_started()
-        await server.serve(sockets=[sock])
-    finally:
-        await app.stop()
+    uvloop.run(run())
