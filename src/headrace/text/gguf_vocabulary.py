@@ -81,9 +81,8 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
     if pre is None:
         raise UnsupportedModel(f"tokenizer.ggml.pre is {name!r}; known: {', '.join(sorted(PRE_TOKENIZERS))}")
     vocabulary = _vocabulary(tokens)
-    pairs = [tuple(merge.split(" ", 1)) for merge in _strings(metadata, "tokenizer.ggml.merges")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ModelFileError("tokenizer.ggml.merges has an entry that is not two tokens with a space between")
+    merges = _strings(metadata, "tokenizer.ggml.merges")
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=pre.ignore_merges))
     if pre.nfc:
         tokenizer.normalizer = normalizers.NFC()

@@ -33,7 +33,7 @@ class OutputText:
     Stop strings complete within the first ``min_tokens`` tokens are ordinary text.
     """
 
-    __slots__ = ("_done", "_detokenizer", "_include_stop", "_length", "_matcher", "_min_tokens", "_offsets", "_seen")
+    __slots__ = ("_detokenizer", "_done", "_include_stop", "_length", "_matcher", "_min_tokens", "_offsets", "_seen")
 
     def __init__(
         self, tokenizer: Tokenizer, sampling: SamplingParams, *, prompt: Sequence[int] = (), stops: Stops | None = None

@@ -164,9 +164,11 @@ class Tokenizer:
         """The id's bytes as text by themselves: partial characters become U+FFFD."""
         return self.bytes_of[token].decode("utf-8", "replace")
 
-    def special_text(self, token: int) -> str:
-        """How the special token is written."""
-        return str(self._core.id_to_token(token) or "")
+    @cached_property
+    def special_chars(self) -> frozenset[str]:
+        """Characters without which no special token can be written: of each the first that is not a letter or digit."""
+        texts = [text for i in self.special_ids if (text := self._core.id_to_token(i))]
+        return frozenset(next((char for char in text if not char.isalnum()), text[0]) for text in texts)
 
     def to_json(self) -> str:
         """The tokenizer as the text of a tokenizer.json: one derived from GGUF loads faster from there."""
