@@ -14,6 +14,9 @@ from headrace.weights.landing import Progress
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _ID = re.compile(rf"({_PART})/({_PART})(?:@({_PART}))?")
 
+PARTIAL = ".partial"
+"""Suffix of the folder of a model that is still being fetched; no model may have such a name."""
+
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -39,7 +42,7 @@ class HubModel:
 def parse_hub_id(text: str) -> HubModel | None:
     """The hub model that ``org/name[@revision]`` names; None for any other text. Names cannot leave a folder."""
     match = _ID.fullmatch(text)
-    if match is None or ".." in text:
+    if match is None or ".." in text or text.endswith(PARTIAL):
         return None
     return HubModel(match[1], match[2], match[3])
 

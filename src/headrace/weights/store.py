@@ -93,9 +93,9 @@ class Store:
         return stored
 
     def _stored(self, path: Path) -> StoredModel | None:
-        if path.parent.name == "models":
+        if path.parent == self.root / "models":
             return StoredModel(path.stem, path, path.stat().st_size, path.stat().st_mtime)
-        if not path.is_dir() or path.name.endswith(".partial"):
+        if not path.is_dir() or path.name.endswith(hub.PARTIAL):
             return None
         size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
         return StoredModel(f"{path.parent.name}/{path.name}", path, size, path.stat().st_mtime)
@@ -133,7 +133,7 @@ class Store:
         return self.root / "locks" / (name.replace("/", "--") + ".lock")
 
     def _pull_hub(self, model: hub.HubModel, path: Path, progress: Progress | None) -> None:
-        partial = path.with_name(path.name + ".partial")
+        partial = path.with_name(path.name + hub.PARTIAL)
         hub.fetch(model, partial, progress)
         with storage_errors(path):
             import shutil
