@@ -117,7 +117,7 @@ class FakeEngine:
             self.submitted.append(request)
             self.running += [Running(request, k, self.script(request, k)) for k in range(request.n)]
 
-    def abort(self, request_id: str, index: int | None = None) -> None:
+    def abort(self, request_id: str, index: int | None = None, reason: FinishReason = FinishReason.ABORT) -> None:
         with self._lock:
             self.aborted.append((request_id, index))
             self.running = [r for r in self.running if r.request.id != request_id or index not in (None, r.index)]

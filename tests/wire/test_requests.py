@@ -233,7 +233,7 @@ def test_messages_come_out_in_one_shape() -> None:
     assert isinstance(call.content, Conversation)
     assert call.content.messages == (
         {"role": "system", "content": "be brief"},
-        {"role": "user", "content": "ab"},
+        {"role": "user", "content": "a\nb"},
         {"role": "assistant", "content": ""},
         {"role": "user", "content": "", "name": "bob"},
     )

@@ -16,7 +16,7 @@ from headrace.api.reply import Reply
 from headrace.api.settings import ServerSettings
 from headrace.errors import DeadlineExceeded, HeadraceError
 from headrace.metrics import Recorder
-from headrace.types import TokenEvent
+from headrace.types import FinishReason, TokenEvent
 
 log = logging.getLogger("headrace.api")
 _DEADLINE_SLACK = 2.0
@@ -67,7 +67,7 @@ class Desk:
                 self._end(reply, error)
             else:
                 if choice.stopped_by_text and event.finish is None:
-                    self._engine.abort(event.request_id, event.index)
+                    self._engine.abort(event.request_id, event.index, FinishReason.STOP)
         for reply in touched:
             if reply.buffered > self._settings.max_stream_buffer:
                 self._cut_off(reply)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from headrace.text.output import OutputDelta
-from headrace.types import EngineStats, Health, Request, SamplingParams, TokenEvent
+from headrace.types import EngineStats, FinishReason, Health, Request, SamplingParams, TokenEvent
 from headrace.wire.calls import Conversation
 
 Scope = MutableMapping[str, Any]
@@ -32,7 +32,7 @@ class EnginePort(Protocol):
         """
         ...
 
-    def abort(self, request_id: str, index: int | None = None) -> None:
+    def abort(self, request_id: str, index: int | None = None, reason: FinishReason = FinishReason.ABORT) -> None:
         """End one sequence of a request, or all of them. Unknown ids are ignored: it may just have ended."""
         ...
 

@@ -33,8 +33,6 @@ class Conversation:
     messages: tuple[Mapping[str, Any], ...]
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    add_special_tokens: bool = False
-    """Off because the template has already written them."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""A chat's messages: checked, and brought to one shape with string contents."""
+"""A chat's messages: checked, and brought to one shape with string contents (parts joined by newlines, vLLM's rule)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _content(value: object, path: str, role: str) -> str:
     if value is None and role == "assistant":
         return ""
     if isinstance(value, list):
-        return "".join(_part(part, f"{path}[{index}]") for index, part in enumerate(value))
+        return "\n".join(_part(part, f"{path}[{index}]") for index, part in enumerate(value))
     if not isinstance(value, str):
         raise InvalidRequest(f"{path} must be a string or a list of text parts, not {shown(value)}", path)
     return check_text(value, path)

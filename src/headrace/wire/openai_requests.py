@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.errors import InvalidRequest
+from headrace.errors import InvalidRequest, Unsupported
 from headrace.types import SamplingParams
 from headrace.wire import sampling
 from headrace.wire.calls import AnswerStyle, Call, Conversation, Prompt, Prompts
@@ -62,6 +62,8 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, f
         max_tokens = older
     if fields.boolean("echo"):
         raise fields.wrong("echo", "is for /v1/completions; a chat's prompt is its messages")
+    if fields.boolean("add_special_tokens"):
+        raise Unsupported("add_special_tokens is not supported: the chat template writes them", "add_special_tokens")
     params = sampling.parse_sampling(fields, limits, max_tokens, _chat_logprobs(fields, limits), defaults)
     messages = parse_messages(fields.raw("messages"), limits)
     continues = fields.boolean("continue_final_message")
@@ -72,7 +74,6 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, f
         messages=messages,
         add_generation_prompt=generates,
         continue_final_message=continues,
-        add_special_tokens=fields.boolean("add_special_tokens"),
         template_kwargs=_template_kwargs(fields, limits),
     )
     return _call(fields, limits, conversation, params, max_tokens)
