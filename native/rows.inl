@@ -10,6 +10,7 @@ static inline void save_a(void* a, int k_tiles, int row, int column, VF v) {
     save((float*)a + (long)row * k_tiles * kTileK + column, v);
 }
 
+// 1 / rms. Where the squares overflow it is NaN, which ends the row in an error; 1 / inf would zero it in silence.
 static inline float inverse_rms(const float* x, int n, float eps) {
   VF s0 = {}, s1 = {};
   int i = 0;
@@ -20,7 +21,8 @@ static inline float inverse_rms(const float* x, int n, float eps) {
   }
   float tail = 0.0f;
   for (; i < n; i++) tail += x[i] * x[i];
-  return 1.0f / __builtin_sqrtf((hsum(s0 + s1) + tail) / (float)n + eps);
+  const float sum = hsum(s0 + s1) + tail;
+  return 1.0f / __builtin_sqrtf(sum / (float)n + eps) + (sum - sum);
 }
 
 template <bool ABF16>

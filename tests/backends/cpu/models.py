@@ -105,7 +105,7 @@ def all_logprobs(spec: ModelSpec) -> RowSampling:
 def chunk_rows(
     spec: ModelSpec, tokens: Sequence[int], cuts: Sequence[int], blocks: Sequence[int], sequence: int = 0
 ) -> list[PlanRow]:
-    """The rows that compute ``tokens`` in chunks ending at ``cuts`` and the end, each with its last token's logprobs."""
+    """The rows that compute ``tokens`` in chunks ending at ``cuts`` and the end, each with its last logprobs."""
     rows, start = [], 0
     for end in (*cuts, len(tokens)):
         rows.append(PlanRow(sequence, tokens[start:end], start, blocks, all_logprobs(spec)))
@@ -126,7 +126,9 @@ def logprobs_of(backend: Backend, rows: Sequence[PlanRow]) -> list[np.ndarray]:
     return found
 
 
-def whole(backend: Backend, spec: ModelSpec, tokens: Sequence[int], cuts: Sequence[int] = (), first: int = 0) -> np.ndarray:
+def whole(
+    backend: Backend, spec: ModelSpec, tokens: Sequence[int], cuts: Sequence[int] = (), first: int = 0
+) -> np.ndarray:
     """Logprobs after the last token, computed alone in the given chunks, in blocks from ``first`` on."""
     last = np.empty(0)
     for row in chunk_rows(spec, tokens, cuts, blocks_for(len(tokens), first)):

@@ -117,8 +117,9 @@ def load(
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
-    if isa is not None and isa not in library.available_isas():
-        raise ConfigError(f"isa {isa!r} is not one of those that this machine runs: {', '.join(library.available_isas())}")
+    available = library.available_isas()
+    if isa is not None and isa not in available:
+        raise ConfigError(f"isa {isa!r} is not one of those that this machine runs: {', '.join(available)}")
     error = library.ErrorText()
     native: int | None = library.library().hr_create(
         ctypes.byref(_spec_struct(checkpoint.spec)),
@@ -150,10 +151,10 @@ def _available_processors() -> int:
 def _spec_struct(spec: ModelSpec) -> library.SpecStruct:
     frequencies = [array("f", rope.inv_freq) for rope in spec.ropes]
     ropes = (library.RopeStruct * len(spec.ropes))(
-        *(
-            (values.buffer_info()[0], len(values), rope.interleaved, rope.magnitude)
+        *[
+            library.RopeStruct(values.buffer_info()[0], len(values), rope.interleaved, rope.magnitude)
             for values, rope in zip(frequencies, spec.ropes, strict=True)
-        )
+        ]
     )
     layer_rope = array("i", spec.layer_rope)
     layer_window = array("i", [window or 0 for window in spec.layer_window])

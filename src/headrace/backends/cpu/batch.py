@@ -60,10 +60,8 @@ class Batch:
                 want = samplings
                 samplings += 1
                 self._add_sampling(sampling)
-            rows.extend(
-                (len(tokens), len(row.tokens), row.start, len(blocks), len(row.blocks))
-                + (want, len(targets), len(row.targets), row.target_logprobs)
-            )
+            place = len(tokens), len(row.tokens), row.start, len(blocks), len(row.blocks)
+            rows.extend((*place, want, len(targets), len(row.targets), row.target_logprobs))
             tokens.extend(row.tokens)
             blocks.extend(row.blocks)
             if row.targets:
@@ -116,8 +114,8 @@ class Batch:
         b.copies = self._copies.buffer_info()[0]
         b.targets = self._targets.buffer_info()[0]
         b.samplings = ctypes.addressof(ctypes.c_char.from_buffer(self._samplings)) if samplings else None
-        b.num_rows, b.num_tokens, b.num_blocks, b.num_copies = num_rows, len(self._tokens), len(self._blocks), num_copies
-        b.num_targets, b.num_samplings = len(self._targets), samplings
+        b.num_rows, b.num_tokens, b.num_blocks = num_rows, len(self._tokens), len(self._blocks)
+        b.num_copies, b.num_targets, b.num_samplings = num_copies, len(self._targets), samplings
         r = self.result
         at = self._integers.buffer_info()[0]
         r.row_token, r.row_status = at, at + 4 * num_rows
@@ -135,18 +133,13 @@ class Batch:
             plain = zip(plan.rows, self._integers[:n], self._integers[n : 2 * n], strict=True)
             return StepResult([self._plain_result(row, token, status) for row, token, status in plain])
         reader = _EntryReader(self._integers[2 * n :], self._floats, samplings + len(self._targets))
-        chosen = iter([reader.next(row.sampling.logprobs) for row in plan.rows if self._is_sampled(row) and row.sampling])
         results: list[RowResult] = []
         for i, row in enumerate(plan.rows):
-            if self._is_sampled(row):
-                results.append(next(chosen))
-            else:
+            if row.sampling is None or row.sampling.is_plain_greedy:
                 results.append(self._plain_result(row, self._integers[i], self._integers[n + i]))
+            else:
+                results.append(reader.next(row.sampling.logprobs))
         return StepResult([reader.with_targets(row, result) for row, result in zip(plan.rows, results, strict=True)])
-
-    @staticmethod
-    def _is_sampled(row: PlanRow) -> bool:
-        return row.sampling is not None and not row.sampling.is_plain_greedy
 
     def _plain_result(self, row: PlanRow, token: int, status: int) -> RowResult:
         if row.sampling is None:

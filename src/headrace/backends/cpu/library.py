@@ -8,6 +8,7 @@ import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from headrace.errors import HeadraceError
 
@@ -41,9 +42,9 @@ POST_NORMS, QK_NORM, QKV_BIAS, O_BIAS, GELU_TANH, TIED = (1 << bit for bit in ra
 FLOAT32, BFLOAT16 = 0, 1
 
 ROLES = (
-    "embedding lm_head norm attention_norm q k v o q_bias k_bias v_bias o_bias "
-    "q_norm k_norm attention_post_norm ffn_norm gate up down ffn_post_norm"
-).split()
+    *("embedding", "lm_head", "norm", "attention_norm", "q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias"),
+    *("q_norm", "k_norm", "attention_post_norm", "ffn_norm", "gate", "up", "down", "ffn_post_norm"),
+)
 """Tensor names without their layer; a role is an index."""
 
 WANT_NOTHING, WANT_GREEDY = -1, -2
@@ -62,14 +63,14 @@ class BatchStruct(ctypes.Structure):
 class ResultStruct(ctypes.Structure):
     """``hr_result``."""
 
-    _fields_ = tuple(
-        (name, _ADDRESS)
-        for name in "row_token row_status token status rank top_count logprob top_ids top_logprobs".split()
+    _fields_ = (
+        *((name, _ADDRESS) for name in ("row_token", "row_status", "token", "status", "rank", "top_count")),
+        *((name, _ADDRESS) for name in ("logprob", "top_ids", "top_logprobs")),
     )
 
 
 _ERROR = (ctypes.c_char_p, _I32)
-_SIGNATURES: dict[str, tuple[type[ctypes._SimpleCData] | None, tuple[object, ...]]] = {  # type: ignore[type-arg]  # any
+_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "hr_create": (_ADDRESS, (ctypes.POINTER(SpecStruct), _I32, _I32, _I32, _I32, ctypes.c_char_p, *_ERROR)),
     "hr_destroy": (None, (_ADDRESS,)),
     "hr_set_tensor": (_I32, (_ADDRESS, _I32, _I32, _I32, _ADDRESS, _I64, _I64, _I64, *_ERROR)),
