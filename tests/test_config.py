@@ -15,7 +15,6 @@ from headrace.config import (
     CacheSettings,
     Config,
     MachineSettings,
-    ModelSettings,
     ServerSettings,
     knobs,
     load,
@@ -71,7 +70,7 @@ def test_a_file_takes_toml_types_and_either_spelling(tmp_path: Path) -> None:
     assert config.section(BatchSettings) == BatchSettings(
         max_num_seqs=7, enable_prefix_caching=False, kv_cache_memory=2 << 30
     )
-    assert config.section(ModelSettings).served_model_name == ("a", "b")
+    assert config.section(ServerSettings).served_model_name == ("a", "b")
     assert config.section(ServerSettings).request_timeout == 1.5
     assert config.section(MachineSettings).threads is None
 

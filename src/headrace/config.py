@@ -141,9 +141,6 @@ class ModelSettings:
         minimum=1,
         maximum=16_777_216,
     )
-    served_model_name: tuple[str, ...] = knob(
-        (), "Names that requests may call the model by; the first is the one in answers.", many=True, metavar="NAME"
-    )
     seed: int | None = knob(
         None,
         "Starts the generator that gives a seed to requests without one: the same requests in the same order then get"
@@ -196,7 +193,7 @@ class BatchSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Who may ask, and for how long."""
+    """Who may ask, by which name, and for how long."""
 
     TITLE: ClassVar[str] = "server"
 
@@ -209,6 +206,9 @@ class ServerSettings:
         many=True,
         secret=True,
         metavar="KEY",
+    )
+    served_model_name: tuple[str, ...] = knob(
+        (), "Names that requests may call the model by; the first is the one in answers.", many=True, metavar="NAME"
     )
     max_queue: int = knob(
         1024,
@@ -235,6 +235,7 @@ class ServerSettings:
         minimum=0,
         maximum=86_400,
     )
+    log_level: str = knob("info", "How much is logged to stderr.", choices=("debug", "info", "warning", "error"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,6 @@ class MachineSettings:
         "Instruction set of the kernels. auto is the best that the CPU has; the others are for tests and comparisons.",
         choices=("amx", "avx512bf16", "avx512", "avx2", "portable"),
     )
-    log_level: str = knob("info", "How much is logged to stderr.", choices=("debug", "info", "warning", "error"))
 
 
 SECTIONS: tuple[type[object], ...] = (ModelSettings, BatchSettings, ServerSettings, MachineSettings, CacheSettings)

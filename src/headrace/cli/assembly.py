@@ -1,0 +1,197 @@
+"""From settings to a running engine: the rooms are built here, once, and passed to each other."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from headrace.cli.machine import available_memory
+from headrace.cli.phases import Phases
+from headrace.cli.store import open_store, progress_bar
+from headrace.config import BatchSettings, Config, MachineSettings, ModelSettings, ServerSettings
+from headrace.errors import ConfigError
+from headrace.types import BLOCK_SIZE, MemoryItem, MemoryPlan
+from headrace.weights import Checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    from headrace.backends.cpu.backend import CpuBackend
+    from headrace.cli.words import ModelWords
+    from headrace.engine.engine import Engine
+    from headrace.metrics import Recorder
+
+log = logging.getLogger("headrace.start")
+T = TypeVar("T")
+
+MEMORY_SHARE = 0.9
+"""Of the memory that is there: the rest is for the operating system, sockets and prompts on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A model that is ready to run. `close` ends it."""
+
+    checkpoint: Checkpoint
+    words: ModelWords
+    backend: CpuBackend
+    engine: Engine
+    recorder: Recorder
+    max_model_len: int
+
+    def close(self) -> None:
+        """Stop the engine, then give the model's memory back."""
+        self.engine.stop()
+        self.backend.close()
+
+
+class _Beside(Generic[T]):
+    """Work on a thread of its own, while the caller does something else."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._found: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._found.append(self._work())
+        except BaseException as error:  # raised again where the result is asked for
+            self._error = error
+
+    def result(self) -> T:
+        """Wait for it; raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._found[0]
+
+
+def assemble(config: Config, phases: Phases, meanwhile: Callable[[], None] = lambda: None) -> Assembly:
+    """Find, read and load the model, divide the memory, build the engine (not started).
+
+    ``meanwhile`` runs beside the loading of the weights, which leaves the interpreter free: what the caller will need
+    next is best imported there.
+
+    Raises:
+        ModelError: the model cannot be found, fetched or read.
+        MemoryPlanError: it does not fit; the message has the itemised plan and one fix.
+        ConfigError: settings that contradict each other or the model.
+    """
+    settings, batch = config.section(ModelSettings), config.section(BatchSettings)
+    if batch.max_num_seqs > batch.max_num_batched_tokens:
+        raise ConfigError(
+            f"max_num_seqs ({batch.max_num_seqs}) is above max_num_batched_tokens ({batch.max_num_batched_tokens}):"
+            " each running sequence needs one token of every step"
+        )
+    with phases.phase("find"), progress_bar(settings.model or "the default model") as progress:
+        path = open_store(config).resolve(settings.model, progress=progress)
+    with phases.phase("read"):
+        checkpoint = open_checkpoint(path, max_model_len=settings.max_model_len, name=_hub_name(settings.model, path))
+    length = _context(checkpoint, settings.max_model_len)
+    beside = _Beside(lambda: _words(checkpoint, phases, meanwhile))
+    with phases.phase("load"):
+        backend = _load(checkpoint, config, length)
+    try:
+        words = beside.result()
+        with phases.phase("memory"):
+            plan = _divide(backend, batch, length, fixed=settings.max_model_len is not None)
+            backend.allocate_kv(plan.kv_blocks)
+            length = min(length, plan.kv_blocks * BLOCK_SIZE)
+        engine, recorder = _engine(config, checkpoint, backend, plan, length)
+    except BaseException:
+        backend.close()
+        raise
+    return Assembly(checkpoint, words, backend, engine, recorder, length)
+
+
+def _context(checkpoint: Checkpoint, asked: int | None) -> int:
+    most = checkpoint.spec.max_positions
+    if asked is not None and asked > most:
+        raise ConfigError(f"max_model_len: {asked} is above the {most} tokens that {checkpoint.name} was made for")
+    return asked or most
+
+
+def _hub_name(model: str | None, path: Path) -> str | None:
+    """A hub id is the model's name, as it is everywhere else; other models are called after their file."""
+    return model if model is not None and "/" in model and Path(model).expanduser() != path else None
+
+
+def _words(checkpoint: Checkpoint, phases: Phases, meanwhile: Callable[[], None]) -> ModelWords:
+    """On its own thread. Its imports are part of the work."""
+    with phases.phase("tokenizer"):
+        from headrace.cli.words import ModelWords
+
+        words = ModelWords(checkpoint.text)
+        words.prepare()
+    meanwhile()
+    return words
+
+
+def _load(checkpoint: Checkpoint, config: Config, length: int) -> CpuBackend:
+    from headrace.backends.cpu.backend import load
+
+    settings, machine = config.section(ModelSettings), config.section(MachineSettings)
+    return load(
+        checkpoint,
+        dtype="bfloat16" if settings.dtype == "auto" else settings.dtype,
+        max_model_len=length,
+        max_batch_tokens=config.section(BatchSettings).max_num_batched_tokens,
+        threads=machine.threads,
+        isa=machine.isa,
+        progress=_load_progress(checkpoint.name),
+    )
+
+
+def _load_progress(name: str) -> Callable[[float], None] | None:
+    if not sys.stderr.isatty():
+        return None
+
+    def report(share: float) -> None:
+        print(f"\rloading {name}: {share:4.0%}", end="" if share < 1 else "\r\x1b[K", file=sys.stderr, flush=True)
+
+    return report
+
+
+def _divide(backend: CpuBackend, batch: BatchSettings, length: int, *, fixed: bool) -> MemoryPlan:
+    """The memory plan, logged. A context that nobody asked for may be cut to what fits; one asked for may not."""
+    from headrace.engine.memory import format_plan, plan_memory, require
+
+    allocated: tuple[MemoryItem, ...] = tuple(item for item in backend.memory() if item.bytes)
+    limit = int(MEMORY_SHARE * available_memory()) + sum(item.bytes for item in allocated)
+    block = backend.kv_block_bytes
+    plan = plan_memory(limit, allocated, block, length, batch.max_num_seqs, batch.kv_cache_memory)
+    if plan.suggestion is not None and not fixed and plan.kv_blocks > 0:
+        log.warning("the context is cut from %d to %d tokens: that is what fits", length, plan.kv_blocks * BLOCK_SIZE)
+        plan = plan_memory(
+            limit, allocated, block, plan.kv_blocks * BLOCK_SIZE, batch.max_num_seqs, batch.kv_cache_memory
+        )
+    require(plan)
+    for line in format_plan(plan).splitlines():
+        log.info("memory: %s", line)
+    return plan
+
+
+def _engine(
+    config: Config, checkpoint: Checkpoint, backend: CpuBackend, plan: MemoryPlan, length: int
+) -> tuple[Engine, Recorder]:
+    from headrace.engine.engine import Engine, EngineConfig
+    from headrace.kvcache.cache import KVCache
+    from headrace.metrics import Recorder
+    from headrace.scheduler.config import SchedulerConfig
+    from headrace.scheduler.scheduler import Scheduler
+
+    settings, batch = config.section(ModelSettings), config.section(BatchSettings)
+    server = config.section(ServerSettings)
+    recorder = Recorder((server.served_model_name or (checkpoint.name,))[0], length)
+    cache = KVCache(plan.kv_blocks, prefix_caching=batch.enable_prefix_caching)
+    limits = SchedulerConfig(batch.max_num_seqs, batch.max_num_batched_tokens, length)
+    scheduler = Scheduler(limits, cache, random.Random(settings.seed))
+    engine = Engine(scheduler, backend, recorder, EngineConfig(max_queued=server.max_queue))
+    return engine, recorder

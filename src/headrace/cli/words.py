@@ -1,0 +1,66 @@
+"""One model's tokenizer and chat template as the HTTP side wants them (`headrace.api.ports.Words`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.errors import InvalidRequest
+from headrace.text.chat import encode_chat
+from headrace.text.output import OutputText
+from headrace.text.template import ChatTemplate
+from headrace.text.tokenizer import Tokenizer, load_tokenizer
+from headrace.types import SamplingParams
+from headrace.weights import TextSource
+from headrace.wire.calls import Conversation
+
+
+class ModelWords:
+    """Words ↔ ids of one checkpoint. May be called on any thread."""
+
+    def __init__(self, source: TextSource) -> None:
+        """Build tokenizer and template.
+
+        Raises:
+            ModelFileError, UnsupportedModel: the checkpoint's description of them is broken, or of an unknown kind.
+        """
+        self._tokenizer: Tokenizer = load_tokenizer(source)
+        self._template = ChatTemplate(source.chat_templates, source.special_tokens) if source.chat_templates else None
+        self.eos_token_ids = source.eos_token_ids
+
+    def prepare(self) -> None:
+        """Compile the chat template now, so that the first request need not wait for it."""
+        if self._template is not None:
+            self._template.prepare()
+
+    def encode(self, text: str, add_special: bool) -> Sequence[int]:
+        """Text → token ids."""
+        return self._tokenizer.encode(text, add_special=add_special)
+
+    def encode_chat(self, conversation: Conversation) -> Sequence[int]:
+        """Messages → token ids.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or its template refuses these messages.
+        """
+        if self._template is None:
+            raise InvalidRequest("this model has no chat template; use /v1/completions", "messages")
+        return encode_chat(
+            self._tokenizer,
+            self._template,
+            conversation.messages,
+            variables=conversation.template_kwargs,
+            add_generation_prompt=conversation.add_generation_prompt,
+            continue_final_message=conversation.continue_final_message,
+        )
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Token ids → text, special tokens included."""
+        return self._tokenizer.decode(tokens, skip_special=False)
+
+    def token_bytes(self, token: int) -> bytes:
+        """One token's bytes; alone they need not be valid UTF-8."""
+        return self._tokenizer.token_bytes(token)
+
+    def open_output(self, sampling: SamplingParams, prompt: Sequence[int]) -> OutputText:
+        """The text of a new sequence that continues ``prompt``."""
+        return OutputText(self._tokenizer, sampling, prompt=prompt)
