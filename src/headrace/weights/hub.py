@@ -87,11 +87,12 @@ def fetch(model: HubModel, folder: Path, progress: Progress | None = None) -> No
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        files = huggingface_hub.HfApi().list_repo_files(model.repo, revision=model.revision)
+        info = huggingface_hub.HfApi().model_info(model.repo, revision=model.revision)
+        files = [sibling.rfilename for sibling in info.siblings or ()]
         options: dict[str, Any] = {} if progress is None else {"tqdm_class": _reporting(progress)}
         huggingface_hub.snapshot_download(
             model.repo,
-            revision=model.revision,
+            revision=info.sha,  # the commit that was listed, should the branch move meanwhile
             local_dir=folder,
             allow_patterns=[_literal(name) for name in wanted_files(files, model.label)],
             **options,

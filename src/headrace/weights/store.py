@@ -147,6 +147,6 @@ def _is_path(text: str) -> bool:
     if text.startswith(("/", "./", "../", "~")) or text in (".", "..") or text.endswith(".gguf"):
         return True
     try:
-        return Path(text).exists()
+        return bool(text) and Path(text).exists()
     except (OSError, ValueError):  # too long, or a NUL
         return False
