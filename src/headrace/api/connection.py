@@ -31,7 +31,8 @@ class Connection(HttpToolsProtocol):
         """A client connected: its first request must begin soon."""
         super().connection_made(transport)
         self._in_head = True
-        self._head_bytes = 0
+        self._heads = 0  # that have ended
+        self._head_bytes = 0  # of reads in which no head ended
         self._parsed_head_bytes = 0
         self._refusal = (400, "this is not a valid HTTP/1.1 request")
         self._head_timer: asyncio.TimerHandle | None = None
@@ -46,9 +47,10 @@ class Connection(HttpToolsProtocol):
         """Bytes of a head count against its limit, until its end has been seen."""
         if self._in_head and self._head_timer is None:
             self._expect_head()
+        began_in_head, heads = self._in_head, self._heads
         super().data_received(data)
-        if not self._in_head:
-            return
+        if not (began_in_head and self._in_head) or self._heads != heads:
+            return  # some of the read was not head; what of it was is counted by the parser's callbacks
         self._head_bytes += len(data)
         if self._head_bytes > self.max_head_bytes and not self.transport.is_closing():
             self._refuse(431, "the request's headers are too large")
@@ -74,6 +76,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head has arrived; from here on the application has its own limits."""
         self._in_head = False
+        self._heads += 1
+        self._head_bytes = 0
         self._head_arrived()
         super().on_headers_complete()
 
@@ -81,7 +85,6 @@ class Connection(HttpToolsProtocol):
         """The request has arrived; whatever comes next is another one's head."""
         super().on_message_complete()
         self._in_head = True
-        self._head_bytes = 0
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's answer to what its parser refuses, in our shape and with the real reason."""

@@ -21,6 +21,8 @@ from headrace.wire.failures import describe, retry_headers, status_of
 Headers = list[tuple[bytes, bytes]]
 JSON: Headers = [(b"content-type", b"application/json")]
 _CLOSE = (b"connection", b"close")
+_DISCARD = 8
+"""Times the limit: how much of a body that is too large is read only to be thrown away."""
 _UNREAD_BODY = (408, 413)
 
 
@@ -72,7 +74,7 @@ async def read_json(scope: Scope, receive: Receive, max_bytes: int, timeout: flo
     announced = header(scope, b"content-length")
     if announced is not None and (not announced.isdigit() or len(announced) > 18):
         raise InvalidRequest("the Content-Length header is not a number")
-    if announced is not None and int(announced) > max_bytes:
+    if announced is not None and int(announced) > _DISCARD * max_bytes:
         raise _too_large(max_bytes)
     try:
         async with asyncio.timeout(timeout):
@@ -83,16 +85,25 @@ async def read_json(scope: Scope, receive: Receive, max_bytes: int, timeout: flo
 
 
 async def _read(receive: Receive, max_bytes: int) -> bytes:
+    """The body. One that is too large is read on for a while and thrown away: most clients send all of it before they
+    look at an answer, and would see a reset connection instead of the reason."""
     body = bytearray()
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        body += message.get("body", b"")
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
-        if not message.get("more_body", False):
-            return bytes(body)
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size <= max_bytes:
+            body += piece
+        else:
+            body.clear()
+        if not message.get("more_body", False) or size > _DISCARD * max_bytes:
+            break
+    if size > max_bytes:
+        raise _too_large(max_bytes)
+    return bytes(body)
 
 
 def _too_large(max_bytes: int) -> HeadraceError:
