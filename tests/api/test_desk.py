@@ -1,0 +1,178 @@
+"""The desk and its replies on an event loop of their own, the clock in the test's hand."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from headrace.api.admission import admit
+from headrace.api.choice import Choice
+from headrace.api.desk import Desk
+from headrace.api.lifecycle import Lifecycle, Phase, drain
+from headrace.api.reply import Reply
+from headrace.api.settings import ServerSettings
+from headrace.errors import DeadlineExceeded, Draining, EngineError, InvalidRequest, QueueFull
+from headrace.metrics import Recorder
+from headrace.types import FinishReason, TokenEvent
+from headrace.wire.chunks import CompletionWriter
+from headrace.wire.deltas import Head
+from headrace.wire.fold import completion_document
+from headrace.wire.openai_requests import parse_chat, parse_completion
+from tests.api.fakes import EOS, FakeEngine, served
+
+Test = Callable[[], Coroutine[Any, Any, None]]
+
+
+def run(test: Test) -> None:
+    asyncio.run(test())
+
+
+def desk_of(engine: FakeEngine, **settings: Any) -> Desk:
+    return Desk(engine, Recorder("tiny", 512), ServerSettings(**settings))
+
+
+async def reply_of(body: dict[str, Any], call_id: str = "cmpl-1") -> Reply:
+    model = served()
+    call = parse_completion(body, model.limits, {})
+    admitted = await admit(call, model, call_id, "ip:x", time.monotonic(), 100.0)
+    requests = [each.request for each in admitted]
+    choices = [
+        Choice(i * call.n + k, model.words, each.sampling, call.style, each.prompt)
+        for i, each in enumerate(requests)
+        for k in range(call.n)
+    ]
+    head = Head(call_id, 1, "tiny", "f")
+    return Reply(requests, choices, head, call.style, CompletionWriter(head, call.style), completion_document)
+
+
+def test_events_reach_their_choice_and_strangers_are_ignored() -> None:
+    async def test() -> None:
+        engine = FakeEngine(script=lambda r, k: [*bytes(r.prompt), 48 + k, EOS])
+        desk = desk_of(engine)
+        desk.start()
+        reply = await reply_of({"prompt": ["a", "b"], "n": 2})
+        desk.submit(reply)
+        desk.deliver([TokenEvent("nobody", 0, (65,))])
+        for _ in range(3):
+            engine.step()
+        await asyncio.sleep(0)
+        await reply.changed()
+        assert reply.complete
+        document = reply.document()
+        assert [c["text"] for c in document["choices"]] == ["a0", "a1", "b0", "b1"]
+        assert document["usage"]["prompt_tokens_details"]["cached_tokens"] == 8
+        desk.close(reply)
+        desk.close(reply)
+        assert (desk.open, engine.aborted) == (0, [])
+
+    run(test)
+
+
+def test_tick_enforces_a_deadline_that_the_engine_missed() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        desk = desk_of(engine)
+        desk.start()
+        reply = await reply_of({"prompt": "a", "timeout": 5})
+        deadline = reply.requests[0].deadline
+        assert deadline is not None
+        assert deadline == pytest.approx(time.monotonic() + 5, abs=1)
+        desk.submit(reply)
+        desk.tick(deadline + 1)
+        assert reply.error is None
+        desk.tick(deadline + 3)
+        assert isinstance(reply.error, DeadlineExceeded)
+        assert not engine.running
+
+    run(test)
+
+
+def test_the_first_error_counts_and_none_does_after_the_end() -> None:
+    async def test() -> None:
+        reply = await reply_of({"prompt": "a"})
+        with pytest.raises(EngineError, match="NaN"):
+            reply.on_event(0, TokenEvent("cmpl-1-0", 0, finish=FinishReason.ERROR, error="NaN"))
+        reply.fail(EngineError("first"))
+        reply.fail(EngineError("second"))
+        assert str(reply.error) == "first"
+        done = await reply_of({"prompt": "a"})
+        done.on_event(0, TokenEvent("cmpl-1-0", 0, (65,), finish=FinishReason.LENGTH))
+        done.fail(EngineError("late"))
+        assert done.error is None
+        assert done.on_event(0, TokenEvent("cmpl-1-0", 0, (66,))).tokens == 1, "what comes after the end is nothing"
+
+    run(test)
+
+
+def test_submit_takes_back_what_went_in() -> None:
+    async def test() -> None:
+        engine = FakeEngine(max_queued=1)
+        desk = desk_of(engine)
+        desk.start()
+        with pytest.raises(QueueFull):
+            desk.submit(await reply_of({"prompt": ["a", "b"]}))
+        assert (desk.open, engine.running) == (0, [])
+
+    run(test)
+
+
+def test_drain_walks_through_its_phases() -> None:
+    async def test() -> None:
+        engine = FakeEngine()
+        desk, lifecycle = desk_of(engine), Lifecycle()
+        desk.start()
+        reply = await reply_of({"prompt": "a"})
+        desk.submit(reply)
+        task = asyncio.create_task(drain(lifecycle, desk, 0.05, 0.1, pause=0.005))
+        await asyncio.sleep(0.02)
+        assert (lifecycle.phase, lifecycle.ready, lifecycle.admitting) == (Phase.LAME_DUCK, False, True)
+        await asyncio.sleep(0.06)
+        assert (lifecycle.phase, lifecycle.ready, lifecycle.admitting) == (Phase.DRAINING, False, False)
+        assert reply.error is None
+        await task
+        assert lifecycle.phase is Phase.STOPPED
+        assert isinstance(reply.error, Draining)
+        assert not engine.running
+
+    run(test)
+
+
+def test_admission() -> None:
+    async def test() -> None:
+        model = served()
+
+        async def admitted(body: dict[str, Any], chat: bool = False, limit: float | None = None) -> Any:
+            call = (parse_chat if chat else parse_completion)(body, model.limits, {})
+            return await admit(call, model, "id", "c", 10.0, limit)
+
+        (one,) = await admitted({"prompt": "ab", "bad_words": ["x", "yz"], "echo": True, "logprobs": 2}, limit=5.0)
+        sampling = one.request.sampling
+        assert one.request.prompt == (97, 98)
+        assert one.echo == "ab"
+        assert one.request.deadline == 15.0
+        assert sampling.bad_words == ((120,), (121, 122))
+        assert sampling.eos_token_ids == {EOS}
+        assert (sampling.logprobs, sampling.prompt_logprobs) == (2, 2)
+        (one,) = await admitted({"prompt": "ab", "timeout": 3}, limit=None)
+        assert one.request.deadline == 13.0
+        assert (await admitted({"prompt": [[97], [98]], "echo": True}))[1].echo == "b"
+        (long,) = await admitted({"messages": [{"role": "user", "content": "a" * 400}]}, chat=True)
+        assert long.request.sampling.max_tokens == 512 - 406
+        for body, match in (
+            ({"prompt": "a" * 3000}, "3000 tokens.*512"),
+            ({"prompt": "a" * 512}, "512 tokens.*512"),
+            ({"prompt": ["a", ""]}, "no tokens"),
+            ({"prompt": "a" * 510, "max_tokens": 3}, "lower max_tokens to 2"),
+            ({"prompt": "a" * 510, "max_tokens": 512, "min_tokens": 5}, "512 more"),
+        ):
+            with pytest.raises(InvalidRequest, match=match):
+                await admitted(body)
+        with pytest.raises(InvalidRequest, match="min_tokens is 400, but there is room"):
+            await admitted({"messages": [{"role": "user", "content": "a" * 200}], "min_tokens": 400}, chat=True)
+        refused = {"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"refuse": True}}
+        with pytest.raises(InvalidRequest, match="refuses"):
+            await admitted(refused, chat=True)
+
+    run(test)
