@@ -21,8 +21,9 @@ from headrace.types import Request, SamplingParams, TokenEvent
 from headrace.wire.calls import Conversation
 
 ABOUT = """\
-Chat with a model in this terminal; the answer streams. In the chat, /help lists the commands, Ctrl-C stops an answer and
-Ctrl-D leaves. When standard input is not a terminal, all of it is one question, and the answer goes to standard output."""
+Chat with a model in this terminal; the answer streams. In the chat, /help lists the commands, Ctrl-C stops an answer
+and Ctrl-D leaves. When standard input is not a terminal, all of it is one question, and the answer goes to standard
+output."""
 
 EXAMPLES = """\
   headrace run
@@ -40,7 +41,7 @@ MOST_INPUT = 8 << 20
 """Bytes of a question on standard input; the HTTP side takes no more either."""
 
 _CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))
-"""What a model may not send to a terminal: everything that moves the cursor or changes its mode. Tab and newline may."""
+"""What a model may not send to a terminal: whatever moves the cursor or changes a mode. Tab and newline may pass."""
 
 
 @dataclass(frozen=True, slots=True)

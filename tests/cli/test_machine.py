@@ -1,0 +1,55 @@
+import logging
+from pathlib import Path
+
+from headrace.cli.logs import OneLine
+from headrace.cli.machine import available_memory
+from headrace.cli.phases import Phases
+
+
+def test_the_machine_alone(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  900 kB\nMemFree:  1 kB\nMemAvailable:  500 kB\n")
+    assert available_memory(meminfo, tmp_path / "none") == 500 * 1024
+
+
+def test_a_container_may_have_less(tmp_path: Path) -> None:
+    meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup"
+    meminfo.write_text("MemAvailable:  500 kB\n")
+    cgroup.mkdir()
+    (cgroup / "memory.max").write_text("300000\n")
+    (cgroup / "memory.current").write_text("120000\n")
+    (cgroup / "memory.stat").write_text("anon 1\ninactive_file 20000\nactive_file 5\n")
+    assert available_memory(meminfo, cgroup) == 200_000
+    (cgroup / "memory.current").write_text("400000\n")
+    assert available_memory(meminfo, cgroup) == 0
+    (cgroup / "memory.max").write_text("max\n")
+    assert available_memory(meminfo, cgroup) == 500 * 1024
+
+
+def test_an_old_container_too(tmp_path: Path) -> None:
+    folder = tmp_path / "cgroup" / "memory"
+    folder.mkdir(parents=True)
+    (folder / "memory.limit_in_bytes").write_text("1000\n")
+    (folder / "memory.usage_in_bytes").write_text("700\n")
+    (folder / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 100\n")
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemAvailable:  500 kB\n")
+    assert available_memory(meminfo, tmp_path / "cgroup") == 301  # the first of the two counts: not less than is safe
+
+
+def test_this_machine_has_memory() -> None:
+    assert available_memory() > 1 << 20
+
+
+def test_a_log_line_stays_one_line() -> None:
+    record = logging.LogRecord("headrace", logging.INFO, "", 0, "a %s", ("b\r\n\x1b[31mforged\u2028",), None)
+    line = OneLine("%(levelname)s %(message)s").format(record)
+    assert line == "INFO a b\\x0d\\x0a\\x1b[31mforged\\u2028"
+
+
+def test_phases_are_timed() -> None:
+    phases = Phases()
+    with phases.phase("one"):
+        pass
+    assert 0 <= phases.seconds["one"] <= phases.total
+    assert str(phases).startswith("one 0.0")
