@@ -18,10 +18,10 @@ from jinja2.runtime import Context, Undefined
 from jinja2.utils import pass_context
 
 MAX_VALUE = 4_000_000
-"""Largest single value that an expression may build, in characters and container entries, counted with repetition."""
+"""Largest single value that an expression may build: characters, and 8 for each container entry, repetition counted."""
 MAX_TOTAL = 64_000_000
 """Everything that one rendering may build and emit, in the same units. A loop round or a call counts as 64."""
-MAX_SECONDS = 0.8
+MAX_SECONDS = 0.6
 """Longest rendering, in seconds. Real ones take milliseconds."""
 
 STEP = 64
@@ -59,7 +59,7 @@ class Meter:
 
 
 def size_of(value: Any) -> int:
-    """Characters and entries of plain data, shared parts counted as often as they occur.
+    """Characters and, at 8 each, entries of plain data; shared parts counted as often as they occur.
 
     Raises:
         SecurityError: it is larger than `MAX_VALUE`, or holds something that is not plain data.
@@ -76,8 +76,8 @@ def size_of(value: Any) -> int:
             pending += item
         elif not (item is None or isinstance(item, (bool, int, float, Undefined))):
             raise SecurityError(f"a chat template may not use {type(item).__name__} as data")
-        size += 1
-        if size + len(pending) > MAX_VALUE:
+        size += 8
+        if size + 8 * len(pending) > MAX_VALUE:
             raise SecurityError("the template builds too large a value")
     return size
 

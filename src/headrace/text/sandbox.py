@@ -30,7 +30,7 @@ from jinja2.visitor import NodeTransformer
 from headrace.text import metering
 from headrace.text.metering import STEP, Meter, size_of, spend
 
-MAX_SOURCE_CHARS = 200_000
+MAX_SOURCE_CHARS = 100_000
 """Longest template. Real ones have up to 30,000 characters."""
 _METHODS: Mapping[type, frozenset[str]] = {
     str: frozenset((
@@ -105,7 +105,7 @@ class _Rewrite(NodeTransformer):
     visit_Include = visit_Import = visit_FromImport = visit_Extends = visit_Block = _refused
 
 
-def _filtered(node: nodes.Expr, name: str, *args: nodes.Expr) -> nodes.Filter:
+def _filtered(node: nodes.Node, name: str, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(args), [], None, None)
 
 
@@ -150,8 +150,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         """
         if len(source) > MAX_SOURCE_CHARS:
             raise SecurityError(f"the template has {len(source)} characters; the limit is {MAX_SOURCE_CHARS}")
-        asked = frozenset(find_undeclared_variables(self.parse(source)))
-        tree = _Rewrite().visit(self.parse(source))
+        tree = self.parse(source)
+        asked = frozenset(find_undeclared_variables(tree))
+        tree = _Rewrite().visit(tree)
         template = Template.from_code(self, self.compile(tree), self.make_globals(None))
         return CompiledTemplate(template, asked, len(source))
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import InvalidRequest, ModelFileError, Unsupported
+from headrace.text.source import TextSource
 
 if TYPE_CHECKING:
     from headrace.text.sandbox import CompiledTemplate
@@ -24,6 +25,15 @@ _RESERVED = frozenset((
     "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize",
     "raise_exception", "strftime_now", "range", "namespace", "dict", "loop", "self", "caller", "varargs", "kwargs",
 ))  # fmt: skip
+
+
+def load_template(source: TextSource) -> ChatTemplate | None:
+    """The chat template that a checkpoint's files hold; None if the model has none. It is not compiled yet.
+
+    Raises:
+        ModelFileError: there are templates, and none is the default.
+    """
+    return ChatTemplate(source.chat_templates, source.special_tokens) if source.chat_templates else None
 
 
 class ChatTemplate:
@@ -109,7 +119,7 @@ def _describe(error: Exception) -> str:
     line = getattr(error, "lineno", None)
     where = f" (line {line})" if isinstance(line, int) else ""
     kind = "" if type(error).__name__.startswith(("Template", "Undefined", "Security")) else f"{type(error).__name__}: "
-    return f"{kind}{str(error)[:1000]}{where}"
+    return f"{kind}{str(getattr(error, 'message', None) or error)[:1000]}{where}"
 
 
 def normalised(messages: Sequence[Message]) -> list[dict[str, Any]]:
