@@ -86,9 +86,6 @@ class World:
         assert len(plan.rows) <= self.config.max_num_seqs
         ids = [row.sequence for row in plan.rows]
         assert len(set(ids)) == len(ids)
-        decodes = [row for row in plan.rows if row.sampling is not None and len(row.tokens) == 1]
-        if decodes and len(decodes) == self.scheduler.num_running:
-            assert plan.num_tokens == len(decodes)
 
     def check_books(self) -> None:
         assert problems(self.cache) == []
@@ -126,8 +123,10 @@ def random_request(rng: random.Random, name: str, arrival: float, max_total: int
     stem = random.Random(rng.randint(0, 2))
     prompt = [stem.randrange(VOCAB) for _ in range(length)]
     if rng.random() < 0.5:
-        prompt[rng.randrange(length) :] = [rng.randrange(VOCAB) for _ in range(length)][: length - 0]
-        prompt = prompt[:length]
+        fresh = rng.randrange(length)
+        prompt[fresh:] = [rng.randrange(VOCAB) for _ in range(length - fresh)]
+    if rng.random() < 0.3:
+        prompt[16:] = [7] * len(prompt[16:])  # equal blocks after different ones
     max_tokens = rng.randint(0, max_total - len(prompt))
     rare = rng.random
     params = SamplingParams(
@@ -175,10 +174,11 @@ def live(seed: int) -> World:
         short_share=rng.choice([0.0, 0.25, 0.5]),
     )
     world = World(config, num_blocks, prefix_caching=rng.random() < 0.8)
+    abort_rate = rng.choice([0.0, 0.1, 0.5])
     for i in range(rng.randint(1, 14)):
         world.add(random_request(rng, f"r{i}", world.now, max_total))
         for _ in range(rng.choice([0, 0, 1, 3, 10])):
-            if rng.random() < 0.1:
+            if rng.random() < abort_rate:
                 victim = rng.choice(list(world.requests))
                 world.abort(victim, rng.choice([None, None, 0, 1, 2]))
             world.step()

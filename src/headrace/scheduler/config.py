@@ -17,8 +17,13 @@ class SchedulerConfig:
     short_share: float = 0.25
     """Part of a step's prefill budget that a long prompt leaves to short ones behind it."""
 
+    newcomer_share: float = 1 / 16
+    """Part of the seats and of the blocks that is kept for clients with nothing running, while several are about."""
+
     def __post_init__(self) -> None:
         if not 1 <= self.max_num_seqs <= self.max_num_batched_tokens:
             raise ValueError("max_num_batched_tokens must be at least max_num_seqs, which must be at least 1")
-        if self.max_prefill_tokens < 1 or not 0.0 <= self.short_share < 1.0:
-            raise ValueError("max_prefill_tokens must be at least 1, short_share at least 0 and less than 1")
+        if self.max_prefill_tokens < 1:
+            raise ValueError("max_prefill_tokens must be at least 1")
+        if not (0.0 <= self.short_share < 1.0 and 0.0 <= self.newcomer_share < 1.0):
+            raise ValueError("short_share and newcomer_share must be at least 0 and less than 1")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headrace.errors import EngineError
 from headrace.kvcache.cache import KVCache, Lease, blocks_for
 from headrace.scheduler.config import SchedulerConfig
 from headrace.scheduler.roster import Roster
@@ -31,13 +32,22 @@ class Planner:
         self._promised = 0  # blocks that running sequences will need to catch up
 
     def plan(self, now: float) -> Plan | None:
-        """What to compute in the next step; None if there is nothing to do."""
-        while True:
+        """What to compute in the next step; None if there is nothing to do.
+
+        Raises:
+            EngineError: nothing could be planned for what there is to do. Never, unless there is a bug.
+        """
+        for _ in range(self._config.max_num_seqs + 1):
             plan = self._try(now)
-            if plan is not None or not self._roster.running:
+            if plan is not None:
                 return plan
+            if not self._roster.running:
+                break
             # Only sequences that are behind hold blocks, and no chunk of any of them fits.
             self._roster.preempt_last()
+        if self._roster.requests:
+            raise EngineError("nothing can be planned, and there is work to do")
+        return None
 
     def _try(self, now: float) -> Plan | None:
         decoding = self._roster.decoding
@@ -87,16 +97,19 @@ class Planner:
         for sequence in queue.candidates():
             if main == 0:
                 break
-            if sequence.lease is None and not self._admit(sequence, now):
-                admitting = False
-                break
+            if sequence.lease is None:
+                if self._is_held_back(sequence, now):
+                    continue
+                if not self._admit(sequence, now):
+                    admitting = False
+                    break
             main -= self._grant(sequence, main, shares)
         for sequence in behind:  # those that the refused one stood in front of
             if main and sequence not in shares:
                 main -= self._grant(sequence, main, shares)
         spare += main
         for sequence in queue.shortest(spare) if spare and admitting else ():
-            if sequence in shares:
+            if sequence in shares or (sequence.lease is None and self._is_held_back(sequence, now)):
                 continue
             if sequence.remaining > spare or (sequence.lease is None and not self._admit(sequence, now)):
                 break
@@ -112,6 +125,15 @@ class Planner:
         shares[sequence] = had + more
         self._roster.queue.charge(sequence, more)
         return more
+
+    def _is_held_back(self, sequence: SequenceState, now: float) -> bool:
+        """Whether the sequence would take what is kept for clients that have nothing running: its own does have."""
+        roster, share = self._roster, self._config.newcomer_share
+        if not roster.seats[sequence.owner.request.client] or not roster.is_shared(now):
+            return False
+        seats = self._config.max_num_seqs - len(roster.running)
+        blocks = self._cache.available - self._promised - blocks_for(len(sequence.tokens))
+        return seats <= int(self._config.max_num_seqs * share) or blocks < int(self._cache.num_blocks * share)
 
     def _admit(self, sequence: SequenceState, now: float) -> bool:
         """Give a waiting sequence a lease if a seat is free, and blocks for all its tokens beside what others need."""

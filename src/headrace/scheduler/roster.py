@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
+from collections import Counter
 
 from headrace.errors import InvalidRequest
 from headrace.kvcache.cache import KVCache, Lease
@@ -12,6 +14,9 @@ from headrace.scheduler.queue import FairQueue
 from headrace.scheduler.state import RequestState, SequenceState
 from headrace.scheduler.tally import Tally
 from headrace.types import BLOCK_SIZE, FinishReason, Plan, Request, TokenEvent
+
+_SHARED_SECONDS = 60.0
+"""How long a change from one client to another is remembered."""
 
 
 class Roster:
@@ -38,6 +43,10 @@ class Roster:
         """Requests that never ran."""
         self.preemptions = 0
         """Since the beginning."""
+        self.seats: Counter[str] = Counter()
+        """Running sequences by client."""
+        self._last_client = ""
+        self._shared_until = -math.inf
         self._cache = cache
         self._max_model_len = max_model_len
         self._rng = rng
@@ -58,10 +67,16 @@ class Roster:
         self._next_order += 1
         self.requests[request.id] = owner
         self.unstarted += 1
+        if request.client != self._last_client:
+            self._last_client, self._shared_until = request.client, request.arrival + _SHARED_SECONDS
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.id))
         owner.lead = self._new_sequence(owner, 0, self._cache.keys(request.cache_salt))
         self.queue.push(owner.lead)
+
+    def is_shared(self, now: float) -> bool:
+        """Whether more than one client has been about lately."""
+        return now < self._shared_until
 
     def add_siblings(self, lead: SequenceState) -> None:
         """The other sequences of a request with ``n`` > 1, its prompt having been computed by ``lead``."""
@@ -83,6 +98,7 @@ class Roster:
         sequence.num_computed = computed
         self.running[sequence.id] = sequence
         owner = sequence.owner
+        self.seats[owner.request.client] += 1
         if owner.started_at is None:
             owner.started_at = now
             owner.cached_tokens = computed
@@ -130,6 +146,10 @@ class Roster:
             self._cache.release(sequence.lease)
             sequence.lease = None
             del self.running[sequence.id]
+            client = sequence.owner.request.client
+            self.seats[client] -= 1
+            if not self.seats[client]:
+                del self.seats[client]
             self.decoding.pop(sequence.id, None)
 
     def end(

@@ -95,7 +95,11 @@ class Scheduler:
     # --------------------------------------------------------------------------------------- schedule, commit
 
     def schedule(self, now: float) -> Plan | None:
-        """What to compute in the next step; None if there is nothing to do."""
+        """What to compute in the next step; None if there is nothing to do.
+
+        Raises:
+            EngineError: nothing could be planned for what there is to do. Never, unless there is a bug.
+        """
         return self._planner.plan(now)
 
     def commit(self, plan: Plan, result: StepResult, now: float) -> list[TokenEvent]:
