@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from headrace.backends import Backend
 from headrace.weights import Store
@@ -20,6 +21,8 @@ Load = Callable[[Checkpoint, int], Backend]
 """(checkpoint, max_model_len) → a backend in float32 with no KV allocated."""
 
 MAX_BATCH_TOKENS = 1024
+
+torch.set_num_threads(1)  # models this small gain nothing from a second one, and on a busy machine it waits in a spin
 
 
 def load_reference(checkpoint: Checkpoint, max_model_len: int) -> Backend:

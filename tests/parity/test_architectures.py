@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
 
 from headrace.backends import Backend
-from headrace.weights import open_checkpoint
+from headrace.weights import Checkpoint, open_checkpoint
 from tests.parity import tiny
 from tests.parity.conftest import BACKENDS
 from tests.parity.steps import Rows, blocks_for, compute, plan_row, run
 
 TOLERANCE = 1e-4
 NUM_BLOCKS = 24
+Written = tuple[Callable[[tuple[int, ...]], Rows], Checkpoint, tiny.Architecture]
 
 
 @dataclass(frozen=True)
 class Case:
     """One architecture on one backend."""
 
-    model: Any
+    theirs: Callable[[tuple[int, ...]], Rows]
+    """The logprobs that `transformers` gives, remembered."""
     backend: Backend
     tokens: list[int]
     other: list[int]
@@ -34,30 +36,29 @@ class Case:
     other_alone: Rows
 
     def expected(self, tokens: list[int]) -> Rows:
-        return tiny.logprobs(self.model, tokens)
+        return self.theirs(tuple(tokens))
 
 
 @pytest.fixture(scope="module", params=tiny.ARCHITECTURES)
-def written(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Any, Any, tiny.Architecture]:
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
     architecture = tiny.ARCHITECTURES[request.param]
     model = tiny.build(architecture.config())
     path = tmp_path_factory.mktemp("model")
     tiny.save(model, path)
-    return model, open_checkpoint(path, max_model_len=architecture.max_model_len), architecture
+    theirs = functools.cache(functools.partial(tiny.logprobs, model))
+    return theirs, open_checkpoint(path, max_model_len=architecture.max_model_len), architecture
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def case(request: pytest.FixtureRequest, written: tuple[Any, Any, tiny.Architecture]) -> Iterator[Case]:
-    model, checkpoint, architecture = written
+def case(request: pytest.FixtureRequest, written: Written) -> Iterator[Case]:
+    theirs, checkpoint, architecture = written
     backend = BACKENDS[request.param](checkpoint, architecture.max_model_len)
     backend.allocate_kv(NUM_BLOCKS)
     rng = np.random.default_rng(4)
     tokens = rng.integers(0, tiny.VOCAB, architecture.prompt_length).tolist()
     shared = (len(tokens) - 1) // 16 * 16
     other = tokens[:shared] + [(t + 1) % tiny.VOCAB for t in tokens[shared:]]
-    yield Case(model, backend, tokens, other, *(compute(backend, t, [0, 1, 2]) for t in (tokens, other)))
+    yield Case(theirs, backend, tokens, other, *(compute(backend, t, [0, 1, 2]) for t in (tokens, other)))
     backend.close()
 
 

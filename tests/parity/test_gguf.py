@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from headrace.weights import open_checkpoint
 from headrace.weights.spec import DType
 from tests.parity import gguf_models, tiny
 from tests.parity.conftest import BACKENDS
-from tests.parity.steps import compute
+from tests.parity.steps import Rows, compute
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2}
 """A K block takes 256 elements of a row."""
@@ -35,24 +36,45 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
-def assert_parity(model: Any, path: Path, stored: Stored, backend_name: str) -> None:
-    gguf_models.write(model, path, stored)
-    backend = BACKENDS[backend_name](open_checkpoint(path, max_model_len=64), 64)
-    backend.allocate_kv(3)
+@dataclass(frozen=True)
+class Written:
+    """A file, and what `transformers` makes of the same weights."""
+
+    path: Path
+    tokens: list[int]
+    expected: Rows
+
+
+def write(config: Any, stored: Stored, folder: Path) -> Written:
+    model = tiny.build(config)
+    gguf_models.write(model, folder / "tiny.gguf", stored)
     tokens = np.random.default_rng(8).integers(0, tiny.VOCAB, 40).tolist()
-    ours = compute(backend, tokens, [2, 0, 1], [16, 21, 3])
+    return Written(folder / "tiny.gguf", tokens, tiny.logprobs(model, tokens))
+
+
+@pytest.fixture(scope="module", params=list(DType))
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return write(tiny.llama(**WIDE), Stored[request.param.value], tmp_path_factory.mktemp("stored"))
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def architecture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return write(CONFIGS[request.param](), Stored.F32, tmp_path_factory.mktemp("architecture"))
+
+
+def assert_parity(written: Written, backend_name: str) -> None:
+    backend = BACKENDS[backend_name](open_checkpoint(written.path, max_model_len=64), 64)
+    backend.allocate_kv(3)
+    ours = compute(backend, written.tokens, [2, 0, 1], [16, 21, 3])
     backend.close()
-    np.testing.assert_allclose(ours, tiny.logprobs(model, tokens), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(ours, written.expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", list(DType))
-def test_every_storage_type(tmp_path: Path, dtype: DType, backend: str) -> None:
-    model = tiny.build(tiny.llama(**WIDE))
-    assert_parity(model, tmp_path / "tiny.gguf", Stored[dtype.value], backend)
+def test_every_storage_type(stored: Written, backend: str) -> None:
+    assert_parity(stored, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_architecture(tmp_path: Path, name: str, backend: str) -> None:
-    assert_parity(tiny.build(CONFIGS[name]()), tmp_path / "tiny.gguf", Stored.F32, backend)
+def test_every_architecture(architecture: Written, backend: str) -> None:
+    assert_parity(architecture, backend)
