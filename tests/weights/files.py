@@ -92,6 +92,23 @@ def gguf_name(name: str) -> str:
     return f"{_GGUF_NAMES[stem]}.weight"
 
 
+METADATA: dict[str, Any] = {
+    "llama.block_count": LAYERS,
+    "llama.context_length": 256,
+    "llama.embedding_length": HIDDEN,
+    "llama.feed_forward_length": FFN,
+    "llama.attention.head_count": HEADS,
+    "llama.attention.head_count_kv": KV_HEADS,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.freq_base": 10_000.0,
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.tokens": [f"t{i}" for i in range(VOCAB)],
+    "tokenizer.ggml.token_type": [1] * VOCAB,
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+}
+
+
 def write_gguf(
     path: Path,
     extra: Mapping[str, Any] | None = None,
@@ -99,22 +116,7 @@ def write_gguf(
     kind: str = "F32",
 ) -> Path:
     """A two-layer llama. ``extra`` adds or (None) removes metadata; ``tensors`` likewise. ``kind`` stores matrices."""
-    metadata: dict[str, Any] = {
-        "llama.block_count": LAYERS,
-        "llama.context_length": 256,
-        "llama.embedding_length": HIDDEN,
-        "llama.feed_forward_length": FFN,
-        "llama.attention.head_count": HEADS,
-        "llama.attention.head_count_kv": KV_HEADS,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.freq_base": 10_000.0,
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.tokens": [f"t{i}" for i in range(VOCAB)],
-        "tokenizer.ggml.token_type": [1] * VOCAB,
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        **(extra or {}),
-    }
+    metadata = {**METADATA, **(extra or {})}
     writer = gguf.GGUFWriter(path, "llama")
     for key, value in metadata.items():
         if isinstance(value, bool):

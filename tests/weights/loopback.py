@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -75,7 +75,8 @@ class Site:
                 if site.cut and len(body) > site.cut[0]:
                     body = body[: site.cut.pop(0)]
                     self.close_connection = True
-                self.wfile.write(body)
+                with suppress(ConnectionError):  # the client may have heard enough
+                    self.wfile.write(body)
 
         return Handler
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,17 @@ def test_every_architecture_as_transformers_writes_it(tmp_path: Path, model_type
         up = state["model.layers.1.mlp.gate_up_proj.weight"][48:]
         assert torch.equal(torch.from_numpy(values(checkpoint.tensors["layers.1.up"]).copy()), up)
     assert (checkpoint.text.eos_token_ids, checkpoint.text.bos_token_id) == (frozenset({2}), 1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_kept_as_stored(tmp_path: Path, dtype: str) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**SIZES)).to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    tensor = open_checkpoint(tmp_path).tensors["layers.0.down"]
+    assert tensor.dtype is {"bfloat16": DType.BF16, "float16": DType.F16}[dtype]
+    stored = model.state_dict()["model.layers.0.mlp.down_proj.weight"].contiguous()
+    assert bytes(tensor.data) == stored.view(torch.int16).numpy().tobytes()
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "language_model.model.", "model.language_model."])
@@ -136,8 +148,20 @@ def test_paths_that_are_no_model(tmp_path: Path, name: str) -> None:
         open_checkpoint(tmp_path / name)
 
 
+def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.gguf")
+    for path in (tmp_path / "m.gguf", Path("/dev/zero")):
+        with pytest.raises(ModelFileError, match="not a regular file"):
+            open_checkpoint(path)
+
+
+def test_split_gguf_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="one of 3 parts"):
+        open_checkpoint(write_gguf(tmp_path / "m.gguf", {"split.count": 3}))
+
+
 def test_empty_directory(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"config\.json: cannot be read: No such file"):
+    with pytest.raises(ModelFileError, match=r"config\.json': cannot be read: No such file"):
         open_checkpoint(tmp_path)
 
 
@@ -211,7 +235,8 @@ def test_text_of_a_gguf_file(tmp_path: Path) -> None:
     assert not any(key.startswith("general.") for key in text.gguf)
     assert text.chat_templates == {"default": "main", "tool_use": "tools"}
     assert text.special_tokens == {"bos_token": "t1", "eos_token": "t2", "pad_token": "t0"}
-    assert (text.eos_token_ids, text.add_bos, text.bos_token_id) == ({2, 4, 6}, True, 1)
+    assert text.eos_token_ids == {2, 4, 6}
+    assert (text.add_bos, text.bos_token_id) == (True, 1)
 
 
 def test_end_of_turn_token_is_found_by_its_text(tmp_path: Path) -> None:

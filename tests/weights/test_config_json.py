@@ -183,10 +183,11 @@ def test_biases_and_norms(model_type: str, fields: dict[str, Any], qkv: bool, o:
 
 def test_yarn_extends_the_context() -> None:
     """Qwen 2.5 and 3: max_position_embeddings is the context before scaling."""
-    raw = {**SIZES, "model_type": "qwen2", "rms_norm_eps": 1e-6, "rope_scaling": {"type": "yarn", "factor": 4.0}}
-    assert spec_from_config(raw).max_positions == 4096
-    raw["rope_scaling"]["original_max_position_embeddings"] = 256
-    assert spec_from_config(raw).max_positions == 1024
+    raw = {**SIZES, "model_type": "qwen2", "rms_norm_eps": 1e-6}
+    scaling = {"type": "yarn", "factor": 4.0}
+    assert spec_from_config({**raw, "rope_scaling": scaling}).max_positions == 4096
+    scaling |= {"original_max_position_embeddings": 256}
+    assert spec_from_config({**raw, "rope_scaling": scaling}).max_positions == 1024
 
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [

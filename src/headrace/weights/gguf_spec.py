@@ -7,6 +7,7 @@ tensor of divisors.
 
 from __future__ import annotations
 
+import array
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,15 @@ from headrace.errors import UnsupportedModel
 from headrace.weights import config_json as limits
 from headrace.weights.files import Fields
 from headrace.weights.gguf import GgufFile
-from headrace.weights.rope import RopeContext, divided, longrope_magnitude, rope_from, scaled_positions
+from headrace.weights.rope import (
+    MAX_FACTOR,
+    MIN_FACTOR,
+    RopeContext,
+    divided,
+    longrope_magnitude,
+    rope_from,
+    scaled_positions,
+)
 from headrace.weights.spec import Activation, DType, ModelSpec, Rope, Tensor
 
 
@@ -122,8 +131,8 @@ def _windows(fields: Fields, arch: GgufArchitecture, layers: int) -> tuple[int |
     if window == 0:
         return (None,) * layers
     pattern = fields.get("attention.sliding_window_pattern")
-    if pattern is not None and not isinstance(pattern, int):
-        slides = list(pattern)  # an array of bools, one a layer
+    if isinstance(pattern, array.array | list):
+        slides = list(pattern)  # bools, one a layer
         if len(slides) != layers or any(s not in (0, 1) for s in slides):
             raise fields.error("attention.sliding_window_pattern", f"must be {layers} bools")
         return tuple(window if s else None for s in slides)
@@ -141,15 +150,15 @@ def _ropes(
     max_model_len: int | None,
 ) -> tuple[tuple[Rope, ...], tuple[int, ...]]:
     original = fields.integer("rope.scaling.original_context_length", limits.MAX_POSITIONS, default=positions)
-    context = RopeContext(head_dim, positions, original, max_model_len or positions)
     rotated = fields.integer("rope.dimension_count", head_dim, default=head_dim)
+    context = RopeContext(rotated, positions, original, max_model_len or positions)
     base = fields.number("rope.freq_base", low=1.0, default=10_000.0)
-    rope = rope_from(_scaling(fields), context, base=base, partial=rotated / head_dim)
+    rope = rope_from(_scaling(fields), context, base=base)
     rope = replace(_with_factors(rope, tensors, fields, context), interleaved=arch.interleaved)
     if arch.local_base is None or not any(windows):
         return (rope,), (0,) * len(windows)
     local_base = fields.number("rope.freq_base_swa", low=1.0, default=arch.local_base)
-    sliding = rope_from(Fields(fields.where, {}), context, base=local_base, partial=rotated / head_dim)
+    sliding = rope_from(Fields(fields.where, {}), context, base=local_base)
     return (rope, replace(sliding, interleaved=arch.interleaved)), tuple(int(w is not None) for w in windows)
 
 
@@ -191,4 +200,4 @@ def _with_factors(rope: Rope, tensors: Mapping[str, Tensor], fields: Fields, con
     if tensor.dtype is not DType.F32 or tensor.shape != (count,):
         raise Fields(fields.where, {}).error(name, f"must be {count} values of type F32")
     values = list(memoryview(bytes(tensor.data)).cast("f"))
-    return divided(rope, Fields(fields.where, {name: values}).numbers(name, count))
+    return divided(rope, Fields(fields.where, {name: values}).numbers(name, count, low=MIN_FACTOR, high=MAX_FACTOR))

