@@ -99,6 +99,21 @@ def test_chunked_bodies_are_measured_as_they_come(server: Running) -> None:
     still_serves(server)
 
 
+def test_a_body_in_too_many_chunks(server: Running) -> None:
+    """C27: 65,536 pass (and are no JSON then), one more does not, nor a million."""
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+    chunk, last = b"1\r\na\r\n", b"0\r\n\r\n"
+    _, answer = exchange(server.port, head + chunk * 65_536 + last)
+    assert "not valid JSON" in str(error_of(answer)["message"])
+    for count in (65_537, 1_000_000):
+        with connect(server.port) as sock, contextlib.suppress(OSError):
+            sock.sendall(head + chunk * count + last)
+            answer = read_all(sock)
+            assert "65536 pieces" in str(error_of(answer)["message"]) or not answer
+    still_serves(server)
+
+
 def test_a_body_that_does_not_come(server: Running) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     begin = time.monotonic()

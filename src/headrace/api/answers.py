@@ -16,7 +16,6 @@ from headrace.api.exchange import ClientGone, read_json, respond_json
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.reply import Reply
 from headrace.api.settings import Served, ServerSettings
-from headrace.errors import QueueFull
 from headrace.wire.calls import AnswerStyle, Call
 from headrace.wire.chunks import ChatWriter, ChunkWriter, CompletionWriter
 from headrace.wire.deltas import Head
@@ -46,22 +45,19 @@ CHAT = Dialect("chatcmpl-", parse_chat, ChatWriter, chat_document)
 
 
 class Answerer:
-    """Answers the calls of one dialect. ``preparing`` bounds the calls whose body is being read or tokenised."""
+    """Answers the calls of one dialect."""
 
-    def __init__(
-        self, dialect: Dialect, served: Served, desk: Desk, settings: ServerSettings, preparing: Preparing
-    ) -> None:
+    def __init__(self, dialect: Dialect, served: Served, desk: Desk, settings: ServerSettings) -> None:
         self._dialect = dialect
         self._served = served
         self._desk = desk
         self._settings = settings
-        self._preparing = preparing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One call, from its body to its last byte."""
         arrival = time.monotonic()
         try:
-            with self._preparing:
+            with self._desk.preparing():
                 reply = await self._prepare(scope, receive, arrival)
         except ClientGone:
             return
@@ -91,22 +87,6 @@ class Answerer:
             self._dialect.writer(head, call.style),
             self._dialect.document,
         )
-
-
-class Preparing:
-    """Counts the calls in preparation, and refuses more than ``limit``."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._count = 0
-
-    def __enter__(self) -> None:
-        if self._count >= self._limit:
-            raise QueueFull(f"{self._limit} requests are being read already; try again in a second")
-        self._count += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._count -= 1
 
 
 def _choices(call: Call, admitted: list[Admitted], served: Served) -> list[Choice]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from headrace.api.answers import CHAT, COMPLETIONS, Answerer, Preparing
+from headrace.api.answers import CHAT, COMPLETIONS, Answerer
 from headrace.api.desk import Desk
 from headrace.api.guards import account, guard_keys, refuse_when_draining
 from headrace.api.health import HealthRoutes, metrics_route
@@ -46,9 +46,8 @@ class App:
     def _table(self, engine: EnginePort, served: Served, recorder: Recorder) -> tuple[Route, ...]:
         health = HealthRoutes(engine, self.lifecycle)
         models = ModelRoutes(served)
-        preparing = Preparing(self.settings.max_preparing)
-        completions = Answerer(COMPLETIONS, served, self.desk, self.settings, preparing)
-        chat = Answerer(CHAT, served, self.desk, self.settings, preparing)
+        completions = Answerer(COMPLETIONS, served, self.desk, self.settings)
+        chat = Answerer(CHAT, served, self.desk, self.settings)
         metrics = metrics_route(engine, Exposition(recorder))
         return (
             Route("POST", "/v1/chat/completions", chat),

@@ -13,8 +13,8 @@ from headrace.wire.failures import error_json
 _PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
-class HeadTooLarge(Exception):  # raised inside the parser, which tells by it to stop
-    """The request line and headers exceed the limit."""
+class Refused(Exception):  # raised inside the parser, which tells by it to stop
+    """A limit was exceeded; the connection knows which."""
 
 
 class Connection(HttpToolsProtocol):
@@ -26,11 +26,14 @@ class Connection(HttpToolsProtocol):
 
     max_head_bytes = 32 << 10
     head_timeout = 15.0
+    max_pieces = 1 << 16
+    """Pieces of a body. Each costs as much work as a large one: a million one-byte chunks are an attack."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """A client connected: its first request must begin soon."""
         super().connection_made(transport)
         self._in_head = True
+        self._pieces = 0
         self._heads = 0  # that have ended
         self._head_bytes = 0  # of reads in which no head ended
         self._parsed_head_bytes = 0
@@ -76,10 +79,19 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head has arrived; from here on the application has its own limits."""
         self._in_head = False
+        self._pieces = 0
         self._heads += 1
         self._head_bytes = 0
         self._head_arrived()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body: a chunk, or what one read brought."""
+        self._pieces += 1
+        if self._pieces > self.max_pieces:
+            self._refusal = (400, f"the body comes in more than {self.max_pieces} pieces")
+            raise Refused
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request has arrived; whatever comes next is another one's head."""
@@ -94,7 +106,7 @@ class Connection(HttpToolsProtocol):
         self._parsed_head_bytes += size
         if self._parsed_head_bytes > self.max_head_bytes:
             self._refusal = (431, "the request's headers are too large")
-            raise HeadTooLarge
+            raise Refused
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_timeout, self._head_is_late)

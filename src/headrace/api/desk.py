@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from headrace.api.ports import EnginePort
 from headrace.api.reply import Reply
 from headrace.api.settings import ServerSettings
-from headrace.errors import DeadlineExceeded, HeadraceError
+from headrace.errors import DeadlineExceeded, HeadraceError, QueueFull
 from headrace.metrics import Recorder
 from headrace.types import FinishReason, TokenEvent
 
@@ -33,11 +34,29 @@ class Desk:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._by_request: dict[str, tuple[Reply, int]] = {}
         self._open: set[Reply] = set()
+        self._preparing = 0
+        self._closed: HeadraceError | None = None
 
     @property
     def open(self) -> int:
-        """Calls that are not answered yet."""
-        return len(self._open)
+        """Calls that are not answered yet, those in preparation included."""
+        return len(self._open) + self._preparing
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Around the time in which a call's body is read and tokenised; bounds how many do that at once.
+
+        Raises:
+            QueueFull: too many.
+        """
+        limit = self._settings.max_preparing
+        if self._preparing >= limit:
+            raise QueueFull(f"{limit} requests are being read already; try again in a second")
+        self._preparing += 1
+        try:
+            yield
+        finally:
+            self._preparing -= 1
 
     def start(self) -> None:
         """Begin listening; must be called on the event loop."""
@@ -78,7 +97,10 @@ class Desk:
 
         Raises:
             QueueFull, Draining, EngineDead, InvalidRequest: as the engine says; what was submitted is taken back.
+            HeadraceError: the desk is closed, with what it was closed with.
         """
+        if self._closed is not None:
+            raise self._closed
         self._open.add(reply)
         try:
             for index, request in enumerate(reply.requests):
@@ -103,8 +125,9 @@ class Desk:
                 self._recorder.count("headrace:client_disconnects")
                 log.info("request %s aborted: the client went away", reply.requests[0].id)
 
-    def fail_all(self, error: HeadraceError) -> None:
-        """Every open call ends with ``error``."""
+    def shut(self, error: HeadraceError) -> None:
+        """Every open call ends with ``error``, and so does every later one."""
+        self._closed = error
         for reply in list(self._open):
             self._end(reply, error)
 
@@ -124,7 +147,10 @@ class Desk:
             await asyncio.sleep(interval)
             now = time.monotonic()
             self._recorder.on_loop_lag(max(0.0, now - due))
-            self.tick(now)
+            try:
+                self.tick(now)
+            except Exception:  # the next tick may do better; without any, readers could stall for ever
+                log.exception("looking after open calls failed")
 
     def _end(self, reply: Reply, error: Exception) -> None:
         reply.fail(error)

@@ -70,5 +70,6 @@ async def drain(
         await asyncio.sleep(pause)
     if desk.open:
         log.warning("stopping: %d requests did not finish within %.1f s and are ended", desk.open, grace_period)
-        desk.fail_all(Draining("the server was shut down before this request finished"))
+        desk.shut(Draining("the server was shut down before this request finished"))
     lifecycle.phase = Phase.STOPPED
+    log.info("stopped")

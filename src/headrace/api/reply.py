@@ -54,7 +54,10 @@ class Reply:
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._folded = [Folded() for _ in choices]
-        self._cached: dict[str, int] = {}
+        self._prompt_tokens = sum(len(request.prompt) for request in requests)
+        self._completion_tokens = 0
+        self._cached_tokens = 0
+        self._cached_known: set[str] = set()
         self._open = len(choices)
         self._waiter: asyncio.Future[None] | None = None
 
@@ -76,15 +79,23 @@ class Reply:
         """
         choice = self.choices[request * self.requests[request].n + event.index]
         if event.cached_tokens is not None:
-            self._cached.setdefault(event.request_id, event.cached_tokens)
+            self._count_cached(event.request_id, event.cached_tokens)
         if event.finish is FinishReason.ERROR:
             if event.error == DEADLINE:
                 raise DeadlineExceeded("the request's deadline passed before it finished")
             raise EngineError(event.error or "the request failed in the engine")
+        before = choice.tokens
         delta = choice.on_event(event)
+        self._completion_tokens += choice.tokens - before
         if delta is not None:
             self._add(delta)
         return choice
+
+    def _count_cached(self, request_id: str, tokens: int) -> None:
+        """Once for each prompt, although each of its sequences reports it."""
+        if request_id not in self._cached_known:
+            self._cached_known.add(request_id)
+            self._cached_tokens += tokens
 
     def _add(self, delta: Delta) -> None:
         if delta.finish is not None:
@@ -100,9 +111,9 @@ class Reply:
     def usage(self) -> Usage:
         """The tokens of the call so far."""
         return Usage(
-            prompt_tokens=sum(len(request.prompt) for request in self.requests),
-            completion_tokens=sum(choice.tokens for choice in self.choices),
-            cached_tokens=sum(self._cached.values()),
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            cached_tokens=self._cached_tokens,
         )
 
     def fail(self, error: Exception) -> None:

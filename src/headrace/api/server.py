@@ -89,7 +89,7 @@ class Serving:
         log.warning("told to stop a second time: stopping at once")
         self._stopping.cancel()
         self._app.lifecycle.phase = Phase.STOPPED
-        self._app.desk.fail_all(Draining("the server was shut down before this request finished"))
+        self._app.desk.shut(Draining("the server was shut down before this request finished"))
         self._server.should_exit = True
 
     async def _drain(self, lame_duck: float) -> None:

@@ -61,59 +61,75 @@ FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 
 
+_LOAD = (
+    Metric("vllm:num_requests_running", _G, "Sequences being computed.", read=lambda s: s.running),
+    Metric("vllm:num_requests_waiting", _G, "Requests waiting to be computed.", read=lambda s: s.waiting),
+    Metric(
+        "vllm:num_requests_waiting_by_reason", _G, "Requests waiting, by reason.", "reason",
+        ("capacity", "deferred"), reads={"capacity": lambda s: s.waiting, "deferred": lambda s: 0},
+    ),
+    Metric("vllm:kv_cache_usage_perc", _G, "Share of the KV blocks in use, 0 to 1.", read=lambda s: s.kv_usage),
+    Metric(
+        "vllm:engine_sleep_state", _G, "1 for the state that the engine is in.", "sleep_state",
+        ("awake", "weights_offloaded", "discard_all"),
+        reads={"awake": lambda s: 1, "weights_offloaded": lambda s: 0, "discard_all": lambda s: 0},
+    ),
+    Metric("vllm:num_preemptions", _C, "Sequences preempted.", read=lambda s: s.preemptions_total),
+    Metric("vllm:prefix_cache_queries", _C, "Prompt tokens looked up.", read=lambda s: s.prefix_query_tokens_total),
+    Metric("vllm:prefix_cache_hits", _C, "Prompt tokens found cached.", read=lambda s: s.prefix_hit_tokens_total),
+    Metric("headrace:kv_waste_ratio", _G, "Share of KV slots that stand empty.", read=lambda s: s.kv_waste),
+    Metric(
+        "headrace:kv_blocks", _G, "KV blocks by state.", "state", ("used", "cached", "free"),
+        reads={
+            "used": lambda s: s.kv_blocks_used,
+            "cached": lambda s: s.kv_blocks_cached,
+            "free": lambda s: s.kv_blocks - s.kv_blocks_used - s.kv_blocks_cached,
+        },
+    ),
+    Metric("headrace:integrity_failures", _C, "Idle checks that found the block books wrong: a bug.",
+           read=lambda s: s.integrity_failures_total),
+    Metric("headrace:step_failures", _C, "Steps that the backend failed.", read=lambda s: s.step_failures_total),
+)  # fmt: skip
+"""Read from the engine when asked."""
+
+_COUNTS = (
+    Metric("vllm:prompt_tokens", _C, "Prompt tokens processed."),
+    Metric("vllm:generation_tokens", _C, "Tokens generated."),
+    Metric("vllm:prompt_tokens_by_source", _C, "Prompt tokens by where their KV came from.", "source",
+           ("local_compute", "local_cache_hit", "external_kv_transfer")),
+    Metric("vllm:prompt_tokens_cached", _C, "Prompt tokens served from the prefix cache."),
+    Metric("vllm:request_success", _C, "Sequences ended, by reason.", "finished_reason", FINISH_REASONS),
+    Metric("vllm:admission_rejections", _C, "Requests refused because the queue was full.", "reason",
+           ("max_num_queued_reqs", "max_num_queued_tokens")),
+    Metric("headrace:client_disconnects", _C, "Calls whose client went away before the end."),
+    Metric("headrace:slow_readers", _C, "Streams closed because their reader stalled."),
+)  # fmt: skip
+
+_TIMES = (
+    Metric("vllm:e2e_request_latency_seconds", _H, "Arrival to the end.", buckets=LATENCY),
+    Metric("vllm:request_queue_time_seconds", _H, "Arrival to first being computed.", buckets=LATENCY),
+    Metric("vllm:request_inference_time_seconds", _H, "First being computed to the end.", buckets=LATENCY),
+    Metric("vllm:request_prefill_time_seconds", _H, "First being computed to first token.", buckets=LATENCY),
+    Metric("vllm:request_decode_time_seconds", _H, "First token to the end.", buckets=LATENCY),
+    Metric("vllm:time_to_first_token_seconds", _H, "Arrival to first token.", buckets=FIRST_TOKEN),
+    Metric("vllm:inter_token_latency_seconds", _H, "Between tokens of a sequence.", buckets=INTER_TOKEN),
+    Metric("vllm:request_time_per_output_token_seconds", _H, "Mean of a request.", buckets=INTER_TOKEN),
+)
+"""Of a request, in seconds."""
+
+_STEPS = (
+    Metric("vllm:iteration_tokens_total", _H, "Tokens computed in a step.", buckets=BATCH_TOKENS),
+    Metric("headrace:step_sequences", _H, "Sequences in a step.", buckets=BATCH_TOKENS[:-4]),
+    Metric("headrace:step_seconds", _H, "A whole step.", buckets=SHORT),
+    Metric("headrace:step_overhead_seconds", _H, "A step without its backend's part.", buckets=SHORT),
+    Metric("headrace:event_loop_lag_seconds", _H, "How late the HTTP loop's timer ran.", buckets=SHORT),
+)
+
+
 def catalogue(max_model_len: int) -> tuple[Metric, ...]:
-    """The table. Token-count buckets reach up to ``max_model_len``."""
+    """The whole table. Token-count buckets reach up to ``max_model_len``."""
     tokens = one_two_five(max_model_len)
-    return (
-        # ---- load, read from the engine when asked
-        Metric("vllm:num_requests_running", _G, "Sequences being computed.", read=lambda s: s.running),
-        Metric("vllm:num_requests_waiting", _G, "Requests waiting to be computed.", read=lambda s: s.waiting),
-        Metric(
-            "vllm:num_requests_waiting_by_reason", _G, "Requests waiting, by reason.", "reason",
-            ("capacity", "deferred"), reads={"capacity": lambda s: s.waiting, "deferred": lambda s: 0},
-        ),
-        Metric("vllm:kv_cache_usage_perc", _G, "Share of the KV blocks in use, 0 to 1.", read=lambda s: s.kv_usage),
-        Metric(
-            "vllm:engine_sleep_state", _G, "1 for the state that the engine is in.", "sleep_state",
-            ("awake", "weights_offloaded", "discard_all"),
-            reads={"awake": lambda s: 1, "weights_offloaded": lambda s: 0, "discard_all": lambda s: 0},
-        ),
-        Metric("vllm:num_preemptions", _C, "Sequences preempted.", read=lambda s: s.preemptions_total),
-        Metric("vllm:prefix_cache_queries", _C, "Prompt tokens looked up.", read=lambda s: s.prefix_query_tokens_total),
-        Metric("vllm:prefix_cache_hits", _C, "Prompt tokens found cached.", read=lambda s: s.prefix_hit_tokens_total),
-        Metric("headrace:kv_waste_ratio", _G, "Share of KV slots that stand empty.", read=lambda s: s.kv_waste),
-        Metric(
-            "headrace:kv_blocks", _G, "KV blocks by state.", "state", ("used", "cached", "free"),
-            reads={
-                "used": lambda s: s.kv_blocks_used,
-                "cached": lambda s: s.kv_blocks_cached,
-                "free": lambda s: s.kv_blocks - s.kv_blocks_used - s.kv_blocks_cached,
-            },
-        ),
-        Metric("headrace:integrity_failures", _C, "Idle checks that found the block books wrong: a bug.",
-               read=lambda s: s.integrity_failures_total),
-        Metric("headrace:step_failures", _C, "Steps that the backend failed.", read=lambda s: s.step_failures_total),
-        # ---- tokens and requests
-        Metric("vllm:prompt_tokens", _C, "Prompt tokens processed."),
-        Metric("vllm:generation_tokens", _C, "Tokens generated."),
-        Metric("vllm:prompt_tokens_by_source", _C, "Prompt tokens by where their KV came from.", "source",
-               ("local_compute", "local_cache_hit", "external_kv_transfer")),
-        Metric("vllm:prompt_tokens_cached", _C, "Prompt tokens served from the prefix cache."),
-        Metric("vllm:request_success", _C, "Sequences ended, by reason.", "finished_reason", FINISH_REASONS),
-        Metric("vllm:admission_rejections", _C, "Requests refused because the queue was full.", "reason",
-               ("max_num_queued_reqs", "max_num_queued_tokens")),
-        Metric("headrace:client_disconnects", _C, "Calls whose client went away before the end."),
-        Metric("headrace:slow_readers", _C, "Streams closed because their reader stalled."),
-        # ---- times of a request, in seconds
-        Metric("vllm:e2e_request_latency_seconds", _H, "Arrival to the end.", buckets=LATENCY),
-        Metric("vllm:request_queue_time_seconds", _H, "Arrival to first being computed.", buckets=LATENCY),
-        Metric("vllm:request_inference_time_seconds", _H, "First being computed to the end.", buckets=LATENCY),
-        Metric("vllm:request_prefill_time_seconds", _H, "First being computed to first token.", buckets=LATENCY),
-        Metric("vllm:request_decode_time_seconds", _H, "First token to the end.", buckets=LATENCY),
-        Metric("vllm:time_to_first_token_seconds", _H, "Arrival to first token.", buckets=FIRST_TOKEN),
-        Metric("vllm:inter_token_latency_seconds", _H, "Between tokens of a sequence.", buckets=INTER_TOKEN),
-        Metric("vllm:request_time_per_output_token_seconds", _H, "Mean of a request.", buckets=INTER_TOKEN),
-        # ---- sizes of a request
+    sizes = (
         Metric("vllm:request_prompt_tokens", _H, "Prompt tokens of a request.", buckets=tokens),
         Metric("vllm:request_generation_tokens", _H, "Tokens generated for a sequence.", buckets=tokens),
         Metric("vllm:request_max_num_generation_tokens", _H, "Longest sequence of a request.", buckets=tokens),
@@ -121,13 +137,8 @@ def catalogue(max_model_len: int) -> tuple[Metric, ...]:
         Metric("vllm:request_params_n", _H, "n of a request.", buckets=(1, 2, 5, 10, 20)),
         Metric("vllm:request_prefill_kv_computed_tokens", _H, "Prompt tokens not found cached.", buckets=tokens),
         Metric("vllm:request_num_preemptions", _H, "Preemptions of a request.", buckets=(0, 1, 2, 5, 10)),
-        # ---- steps
-        Metric("vllm:iteration_tokens_total", _H, "Tokens computed in a step.", buckets=BATCH_TOKENS),
-        Metric("headrace:step_sequences", _H, "Sequences in a step.", buckets=BATCH_TOKENS[:-4]),
-        Metric("headrace:step_seconds", _H, "A whole step.", buckets=SHORT),
-        Metric("headrace:step_overhead_seconds", _H, "A step without its backend's part.", buckets=SHORT),
-        Metric("headrace:event_loop_lag_seconds", _H, "How late the HTTP loop's timer ran.", buckets=SHORT),
-    )  # fmt: skip
+    )
+    return (*_LOAD, *_COUNTS, *_TIMES, *sizes, *_STEPS)
 
 
 ALIASES: Mapping[str, str] = {
