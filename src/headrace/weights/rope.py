@@ -23,8 +23,9 @@ MAX_CONTEXT = 1 << 31
 class RopeContext:
     """What scaling depends on besides its own parameters.
 
-    ``head_dim`` is how many dimensions may rotate; ``positions`` is the checkpoint's longest context in tokens; ``original`` the one it was pre-trained with, where
-    config.json says so outside the RoPE parameters; ``wanted`` the context that will be served.
+    ``head_dim`` is how many dimensions may rotate; ``positions`` is the checkpoint's longest context in tokens;
+    ``original`` the one it was pre-trained with, where config.json says so outside the RoPE parameters; ``wanted``
+    the context that will be served.
     """
 
     head_dim: int
