@@ -53,7 +53,7 @@ def import_graph() -> dict[str, set[str]]:
     modules = {module_name(path): path for path in SOURCE.rglob("*.py")}
     graph: dict[str, set[str]] = {}
     for name, path in modules.items():
-        edges = graph.setdefault(name, set())
+        edges: set[str] = set()
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Import):
                 edges.update(alias.name for alias in node.names)
@@ -61,8 +61,7 @@ def import_graph() -> dict[str, set[str]]:
                 edges.update(
                     full if (full := f"{node.module}.{alias.name}") in modules else node.module for alias in node.names
                 )
-        edges &= modules.keys()
-        edges.discard(name)
+        graph[name] = {edge for edge in edges if edge in modules and edge != name}
     return graph
 
 
