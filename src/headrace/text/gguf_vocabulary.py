@@ -27,20 +27,29 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _SPACE = "\u2581"
 
 
-def build(metadata: Mapping[str, Any]) -> Tokenizer:
+def build(metadata: Mapping[str, Any]) -> tuple[Tokenizer, Mapping[int, str]]:
     """Build the tokenizer that the metadata describes, without its BOS and EOS rules.
+
+    Beside it, the text of the ids that it cannot name, because an earlier id has the same text.
 
     Raises:
         UnsupportedModel: the tokenizer's kind or its pre-tokenizer is not known.
         ModelFileError: the metadata is malformed or contradicts itself.
     """
-    kind = metadata.get("tokenizer.ggml.model")
+    kind = _string(metadata, "tokenizer.ggml.model")
     builders = {"gpt2": _byte_level, "llama": _sentencepiece}
     if kind not in builders:
         raise UnsupportedModel(f"tokenizer.ggml.model is {kind!r}; known: {', '.join(sorted(builders))}")
     tokens = _tokens(metadata)
     types = _types(metadata, len(tokens))
-    return builders[kind](metadata, tokens, types)
+    if kind == "llama":
+        # Runs of spaces are stored as real spaces, but merging sees normalised text, where they are U+2581.
+        runs = [i for i, token in enumerate(tokens) if types[i] == _USER_DEFINED and not token.strip(" ")]
+        for i in runs:
+            tokens[i] = _SPACE * len(tokens[i])
+    tokenizer = builders[kind](metadata, tokens, types)
+    vocabulary = _vocabulary(tokens)
+    return tokenizer, {i: token for i, token in enumerate(tokens) if vocabulary[token] != i}
 
 
 def default_add_bos(metadata: Mapping[str, Any]) -> bool:
@@ -56,6 +65,13 @@ def _tokens(metadata: Mapping[str, Any]) -> list[str]:
     if not 0 < len(tokens) <= MAX_TOKENS:
         raise ModelFileError(f"tokenizer.ggml.tokens has {len(tokens)} entries; between 1 and {MAX_TOKENS} are allowed")
     return tokens
+
+
+def _string(metadata: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = metadata.get(key, default)
+    if not isinstance(value, str):
+        raise ModelFileError(f"{key} is missing or not a string")
+    return value
 
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
@@ -76,7 +92,7 @@ def _types(metadata: Mapping[str, Any], count: int) -> list[int]:
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
-    name = metadata.get("tokenizer.ggml.pre", "default")
+    name = _string(metadata, "tokenizer.ggml.pre", "default")
     pre = PRE_TOKENIZERS.get(name)
     if pre is None:
         raise UnsupportedModel(f"tokenizer.ggml.pre is {name!r}; known: {', '.join(sorted(PRE_TOKENIZERS))}")
@@ -101,12 +117,7 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
     scores = list(metadata.get("tokenizer.ggml.scores", ()))
     if len(scores) != len(tokens):
         raise ModelFileError(f"tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens")
-    # Runs of spaces are stored as real spaces, but merging sees normalised text, where they are U+2581.
-    spelled = [
-        _SPACE * len(t) if kind == _USER_DEFINED and t.isspace() and not t.strip(" ") else t
-        for t, kind in zip(tokens, types, strict=True)
-    ]
-    vocabulary = _vocabulary(spelled)
+    vocabulary = _vocabulary(tokens)
     unknown = metadata.get("tokenizer.ggml.unknown_token_id")
     if unknown is not None and not (isinstance(unknown, int) and 0 <= unknown < len(tokens)):
         raise ModelFileError(f"tokenizer.ggml.unknown_token_id {unknown!r} is not a token of the vocabulary")
@@ -114,10 +125,10 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
     tokenizer = Tokenizer(
         models.BPE(
             vocabulary,
-            _merges(spelled, types, scores),
+            _merges(tokens, types, scores),
             byte_fallback=has_bytes,
             fuse_unk=True,
-            unk_token=None if unknown is None else spelled[unknown],
+            unk_token=None if unknown is None else tokens[unknown],
         )
     )
     prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
@@ -125,7 +136,7 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if prefix else spaces
     steps: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
-    _add_tokens(tokenizer, spelled, types)
+    _add_tokens(tokenizer, tokens, types)
     return tokenizer
 
 

@@ -177,14 +177,15 @@ def _marked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     last = messages[-1]
     if _END in last["content"]:
         raise InvalidRequest("the final message contains U+10FFFD, which cannot be continued", "messages")
-    return [*messages[:-1], {**last, "content": last["content"] + _END}]
+    return [*messages[:-1], {**last, "content": last["content"] + _END + " "}]
 
 
 def _cut(text: str) -> str:
-    head, mark, _ = text.rpartition(_END)
+    head, mark, tail = text.rpartition(_END)
     if not mark:
         raise InvalidRequest(
             "the final message cannot be continued: the model's chat template leaves its content out",
             "continue_final_message",
         )
-    return head
+    # Without the mark's space, the template trims contents: then so is this one, as it is in the middle of a chat.
+    return head if tail.startswith(" ") else head.rstrip()

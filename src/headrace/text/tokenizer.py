@@ -33,17 +33,19 @@ def load_tokenizer(source: TextSource) -> Tokenizer:
         UnsupportedModel: a kind of tokenizer that is not served.
     """
     add_bos, bos = source.add_bos, source.bos_token_id
+    duplicates: Mapping[int, str] = {}
     if source.tokenizer_json is not None:
         with _named_errors(source.tokenizer_json):
             core = Core.from_file(source.tokenizer_json)
     elif source.gguf is not None:
         with _named_errors("the GGUF file's tokenizer metadata"):
-            core = gguf_vocabulary.build(source.gguf)
+            core, duplicates = gguf_vocabulary.build(source.gguf)
         if add_bos is None:
             add_bos = bos is not None and gguf_vocabulary.default_add_bos(source.gguf)
     else:
         raise ModelFileError("the model has no tokenizer: neither a tokenizer.json nor GGUF metadata")
-    return Tokenizer(core, add_bos=add_bos, bos_token_id=bos, eos_token_ids=source.eos_token_ids)
+    eos = source.eos_token_ids
+    return Tokenizer(core, add_bos=add_bos, bos_token_id=bos, eos_token_ids=eos, duplicates=duplicates)
 
 
 @contextmanager
@@ -69,8 +71,11 @@ class Tokenizer:
         add_bos: bool | None = None,
         bos_token_id: int | None = None,
         eos_token_ids: frozenset[int] = frozenset(),
+        duplicates: Mapping[int, str] | None = None,
     ) -> None:
         """Wrap a library tokenizer. ``add_bos`` None leaves BOS to the post-processor of its tokenizer.json.
+
+        ``duplicates`` are texts of ids that the library cannot name.
 
         Raises:
             ModelFileError: BOS is to go first but is not named, or an id lies outside the vocabulary.
@@ -79,7 +84,7 @@ class Tokenizer:
         core.no_truncation()  # A tokenizer.json may ask for either: prompts are never cut or padded silently.
         core.no_padding()
         self._core = core
-        self.vocab_size: int = core.get_vocab_size(with_added_tokens=True)
+        self.vocab_size: int = core.get_vocab_size(with_added_tokens=True) + len(duplicates or ())
         self._decoder = _parts(core.decoder)
         for part in (core.normalizer, core.pre_tokenizer, core.decoder):
             refuse_costly_expressions(_state(part))
@@ -89,7 +94,7 @@ class Tokenizer:
         self._added = core.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in self._added.items() if token.special) | eos_token_ids
         """Ids that people do not read and that only a template, never a message's content, may place."""
-        self.bytes_of: Mapping[int, bytes] = _ByteTable(core, self._added, self._decoder)
+        self.bytes_of: Mapping[int, bytes] = _ByteTable(core, self._added, self._decoder, duplicates or {})
         """The bytes that an id stands for, special tokens' own text included; empty for ids without a token."""
         self.readable_bytes_of: Mapping[int, bytes] = _ReadableTable(self.bytes_of, self.special_ids)
         """The same with special tokens empty."""
@@ -203,13 +208,20 @@ class Tokenizer:
 class _ByteTable(dict[int, bytes]):
     """Id to bytes, filled as ids are first asked for: a lookup is one dictionary hit, building costs nothing."""
 
-    def __init__(self, core: Core, added: Mapping[int, Any], decoder: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        added: Mapping[int, Any],
+        decoder: Sequence[Mapping[str, Any]],
+        duplicates: Mapping[int, str],
+    ) -> None:
         super().__init__()
-        self._core, self._added = core, added
+        self._core, self._added, self._duplicates = core, added, duplicates
         self._spelling = _spelling(decoder)
 
     def __missing__(self, token: int) -> bytes:
         text = self._core.id_to_token(token) if 0 <= token < 1 << 32 else None
+        text = self._duplicates.get(token) if text is None else text
         if text is None:
             found = b""
         elif token in self._added and not (self._spelling is _sentencepiece_bytes and text.startswith(_SPACE)):
