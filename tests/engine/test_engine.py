@@ -2,138 +2,25 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
 
 import pytest
 
-from headrace.engine.engine import Engine, EngineConfig
 from headrace.errors import Draining, EngineDead, EngineError, InvalidRequest, QueueFull
-from headrace.kvcache.cache import KVCache
-from headrace.scheduler.config import SchedulerConfig
-from headrace.scheduler.sampling import derive_seed
-from headrace.scheduler.scheduler import Scheduler
 from headrace.types import (
-    EngineStats,
     FinishReason,
     Plan,
     Request,
-    RequestStats,
     RowResult,
-    SamplingParams,
     StepResult,
-    StepStats,
     TokenEvent,
 )
-from tests.fakes import FakeBackend, expected_text
+from tests.fakes import FakeBackend
 
 PATIENCE = 20.0
 MODEL_LEN = 400
-
-
-class GatedBackend(FakeBackend):
-    """A fake that can be made to hang, to raise, and to fail single rows."""
-
-    def __init__(self, num_blocks: int) -> None:
-        super().__init__(num_blocks)
-        self.open = threading.Event()
-        self.open.set()
-        self.entered = threading.Event()
-        self.trouble: Callable[[Plan], StepResult | None] = lambda plan: None
-
-    def run(self, plan: Plan) -> StepResult:
-        self.entered.set()
-        assert self.open.wait(PATIENCE)
-        return self.trouble(plan) or super().run(plan)
-
-
-class Ear:
-    """A listener that remembers, and lets a test wait for what it needs to have heard."""
-
-    def __init__(self) -> None:
-        self.tokens: dict[tuple[str, int], list[int]] = defaultdict(list)
-        self.ends: dict[tuple[str, int], TokenEvent] = {}
-        self.late: list[TokenEvent] = []
-        self.changed = threading.Condition()
-
-    def __call__(self, events: list[TokenEvent]) -> None:
-        with self.changed:
-            for event in events:
-                key = event.request_id, event.index
-                if key in self.ends:
-                    self.late.append(event)
-                self.tokens[key] += event.tokens
-                if event.finish:
-                    self.ends[key] = event
-            self.changed.notify_all()
-
-    def wait(self, condition: Callable[[], bool]) -> None:
-        with self.changed:
-            assert self.changed.wait_for(condition, PATIENCE)
-
-    def wait_for_end(self, request_id: str, index: int = 0) -> TokenEvent:
-        self.wait(lambda: (request_id, index) in self.ends)
-        return self.ends[request_id, index]
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.steps: list[StepStats] = []
-        self.requests: list[RequestStats] = []
-
-    def on_step(self, stats: StepStats) -> None:
-        self.steps.append(stats)
-
-    def on_request_finished(self, stats: RequestStats) -> None:
-        self.requests.append(stats)
-
-
-class Rig:
-    """An engine on a fake backend, with an ear."""
-
-    def __init__(self, *, start: bool = True, num_blocks: int = 100, seats: int = 8, **config: float) -> None:
-        self.backend = GatedBackend(num_blocks)
-        self.cache = KVCache(num_blocks)
-        limits = SchedulerConfig(seats, 64, MODEL_LEN)
-        self.recorder = Recorder()
-        self.ear = Ear()
-        self.engine = Engine(
-            Scheduler(limits, self.cache, random.Random(0)),
-            self.backend,
-            self.recorder,
-            EngineConfig(**{"check_after": 0.01, **config}),  # type: ignore[arg-type]  # ints among the floats
-        )
-        if start:
-            self.engine.start(self.ear)
-
-    def wait_for_stats(self, condition: Callable[[EngineStats], bool]) -> None:
-        until = time.monotonic() + PATIENCE
-        while not condition(self.engine.stats()):
-            assert time.monotonic() < until, self.engine.stats()
-            time.sleep(0.002)
-
-    def check_text(self, request: Request) -> None:
-        for index in range(request.n):
-            seed = derive_seed(request.sampling.seed or 0, index)
-            assert self.ear.tokens[request.id, index] == expected_text(request, index, seed, MODEL_LEN)
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
-    yield made
-    made.backend.open.set()
-    made.engine.stop()
-    assert not made.ear.late, "events after the last"
-
-
-def request(name: str = "r", prompt: int = 20, output: int = 10, n: int = 1) -> Request:
-    rng = random.Random(name)
-    params = SamplingParams(output, temperature=0.0, seed=1)
-    return Request(name, tuple(rng.randrange(32) for _ in range(prompt)), params, time.monotonic(), n=n)
+from tests.engine.rig import MODEL_LEN, PATIENCE, Rig, eventually, request
 
 
 def test_serves(rig: Rig) -> None:
@@ -304,7 +191,7 @@ def test_a_hung_backend_is_seen_and_recovers() -> None:
     rig.engine.submit(request("r"))
     rig.engine.submit(request("waits"))
     assert rig.backend.entered.wait(PATIENCE)
-    _eventually(lambda: not rig.engine.health().live)
+    eventually(lambda: not rig.engine.health().live)
     assert rig.engine.health().heartbeat_age > 0.05
     with pytest.raises(EngineError, match="did not end"):
         rig.engine.stop(0.01)
@@ -317,20 +204,13 @@ def test_a_stalled_engine_becomes_live_again() -> None:
     rig = Rig(stall_after=0.05)
     rig.backend.open.clear()
     rig.engine.submit(request("r"))
-    _eventually(lambda: not rig.engine.health().live)
+    eventually(lambda: not rig.engine.health().live)
     rig.backend.open.set()
     rig.ear.wait_for_end("r")
-    _eventually(lambda: rig.engine.health().live)
+    eventually(lambda: rig.engine.health().live)
     time.sleep(0.1)
     assert rig.engine.health().live, "idling is not stalling"
     rig.engine.stop()
-
-
-def _eventually(probe: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not probe():
-        assert time.monotonic() < until
-        time.sleep(0.002)
 
 
 def test_the_queue_is_bounded() -> None:

@@ -240,6 +240,14 @@ def test_deadlines_end_requests_wherever_they_are(steps: int) -> None:
     assert [world.seen[name, 0].error for name in ("running", "waiting", "in time")] == ["deadline", "deadline", None]
 
 
+def test_the_deadlines_of_ended_requests_are_forgotten() -> None:
+    world = World(_config(), num_blocks=40)
+    for i in range(1000):
+        world.add(_request(f"r{i}", 1, 1, deadline=1e9))
+        world.run()
+    assert len(world.scheduler._roster._deadlines) < 100
+
+
 def test_texts_with_a_drawn_seed_differ() -> None:
     world = World(_config(), num_blocks=40)
     params = SamplingParams(20, temperature=1.0)

@@ -71,6 +71,9 @@ class Roster:
             self._last_client, self._shared_until = request.client, request.arrival + _SHARED_SECONDS
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.id))
+        if len(self._deadlines) > 2 * len(self.requests) + 64:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self.requests]
+            heapq.heapify(self._deadlines)
         owner.lead = self._new_sequence(owner, 0, self._cache.keys(request.cache_salt))
         self.queue.push(owner.lead)
 
