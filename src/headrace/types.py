@@ -338,7 +338,7 @@ class EngineStats:
     running: int = 0
     """Sequences that hold KV blocks."""
     waiting: int = 0
-    """Requests that wait for their first step, or for blocks after a preemption."""
+    """Sequences that hold none: they wait for their first step, or for blocks after a preemption."""
     kv_blocks: int = 0
     """All blocks of the pool."""
     kv_blocks_used: int = 0
