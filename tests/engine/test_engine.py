@@ -16,11 +16,8 @@ from headrace.types import (
     StepResult,
     TokenEvent,
 )
-from tests.fakes import FakeBackend
-
-PATIENCE = 20.0
-MODEL_LEN = 400
 from tests.engine.rig import MODEL_LEN, PATIENCE, Rig, eventually, request
+from tests.fakes import FakeBackend
 
 
 def test_serves(rig: Rig) -> None:
