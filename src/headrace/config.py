@@ -275,6 +275,8 @@ class Setting:
             return "******" if self.value else "none"
         if isinstance(self.value, tuple):
             return ", ".join(map(str, self.value)) or "none"
+        if isinstance(self.value, float):
+            return f"{self.value:g}"
         return str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
 
 

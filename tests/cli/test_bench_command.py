@@ -50,6 +50,7 @@ def test_levels_json_and_plain_lines(tmp_path: Path) -> None:
         assert level["server_rss_mb"] > 1
         assert level["client_cpu_s"] > 0
     assert data["settings"]["input_len"] == "5-9"
+    assert data["settings"]["model"] == "scripted"
     assert "hunter2" not in file.read_text() + result.out
     assert len(state.bodies) == 2 + 8 + 8, "two of warm-up, eight in each level"
     assert {body["model"] for body in state.bodies} == {"scripted"}

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,12 +78,13 @@ def plain(level: LevelResult) -> str:
 
 
 async def live(progress: Progress, label: str, seconds: float | None) -> None:
-    """Redraw a status line four times a second, until cancelled."""
+    """Redraw a status line on stderr four times a second, until cancelled."""
+    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     begin = time.monotonic()
-    with Live(Text(label), refresh_per_second=4, transient=True) as screen:
+    with Live(Text(label), console=Console(stderr=True), refresh_per_second=4, transient=True) as screen:
         while True:
             screen.update(Text(status(progress, label, time.monotonic() - begin, seconds)))
             await asyncio.sleep(0.25)
@@ -98,13 +99,11 @@ def status(progress: Progress, label: str, elapsed: float, seconds: float | None
     elif progress.total and progress.done:
         left = f"{elapsed / progress.done * (progress.total - progress.done):.0f} s"
     failed = f", {progress.failed} failed" if progress.failed else ""
-    return (
-        f"{label}: {progress.running} running, {progress.done} of {progress.total} done{failed},"
-        f" {rate:.0f} chunks/s, {left} left"
-    )
+    total = "" if progress.total is None else f" of {progress.total}"
+    return f"{label}: {progress.running} running, {progress.done}{total} done{failed}, {rate:.0f} chunks/s, {left} left"
 
 
-def write_json(file: Path, settings: dict[str, object], levels: Sequence[LevelResult]) -> None:
+def write_json(file: Path, settings: Mapping[str, object], levels: Sequence[LevelResult]) -> None:
     """All numbers, with the settings that they were measured under.
 
     Raises:
@@ -114,7 +113,7 @@ def write_json(file: Path, settings: dict[str, object], levels: Sequence[LevelRe
     data = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "client_machine": machine,
-        "settings": settings,
+        "settings": dict(settings),
         "levels": [level.as_dict() for level in levels],
     }
     try:

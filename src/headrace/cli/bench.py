@@ -11,7 +11,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from headrace.bench import report
 from headrace.bench.client import Client
@@ -21,6 +21,8 @@ from headrace.bench.workload import Length, Workload, parse_length, read_trace
 from headrace.cli import flags
 from headrace.config import Config, integer, knob, number, path, switch
 from headrace.errors import ConfigError, HeadraceError
+
+T = TypeVar("T")
 
 ABOUT = """\
 Send load to any OpenAI-compatible server and report its throughput and latencies. Closed loop: so many requests at a
@@ -155,9 +157,10 @@ def run(argv: Sequence[str]) -> int:
     output = config.section(Output)
     if output.plot is not None:
         report.check_plot()
-    results = _loop(_measure(config))
+    model, results = _loop(_measure(config))
     if output.json is not None:
-        report.write_json(output.json, {name: item.shown() for name, item in config.settings.items()}, results)
+        settings = {name: item.shown() for name, item in config.settings.items()} | {"model": model}
+        report.write_json(output.json, settings, results)
     if output.plot is not None:
         report.write_plot(output.plot, results)
     if sys.stdout.isatty():
@@ -178,7 +181,7 @@ def _refuse_contradictions(given: set[str]) -> None:
             raise ConfigError(f"{one} and {other} contradict each other: give one of them")
 
 
-def _loop(work: Coroutine[None, None, list[LevelResult]]) -> list[LevelResult]:
+def _loop(work: Coroutine[None, None, T]) -> T:
     try:
         import uvloop
     except ImportError:  # Windows has none; the cost of a token is then higher, and reported as always
@@ -187,7 +190,8 @@ def _loop(work: Coroutine[None, None, list[LevelResult]]) -> list[LevelResult]:
         return runner.run(work)
 
 
-async def _measure(config: Config) -> list[LevelResult]:
+async def _measure(config: Config) -> tuple[str, list[LevelResult]]:
+    """The model's name as the server knows it, and the results."""
     target, load = config.section(Target), config.section(Load)
     client = Client(target.url.rstrip("/"), next(iter(target.api_key), None), target.timeout)
     workload = _workload(config.section(Shape), target.endpoint == "chat", await _model(client, target.model))
@@ -208,7 +212,7 @@ async def _measure(config: Config) -> list[LevelResult]:
         if not sys.stdout.isatty():
             print(report.plain(results[-1]), flush=True)
     client.close()
-    return results
+    return workload.model, results
 
 
 def levels(load: Load) -> list[Level]:
