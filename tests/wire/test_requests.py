@@ -14,6 +14,7 @@ from headrace.wire.calls import Call, Conversation, Prompts
 from headrace.wire.limits import Limits
 from headrace.wire.openai_requests import CHAT_FIELDS, COMPLETION_FIELDS, parse_chat, parse_completion
 from headrace.wire.refusals import HINTS, NOT_HONOURED
+from headrace.wire.sampling import usable_defaults
 
 LIMITS = Limits(max_model_len=1000, vocab_size=100)
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -315,6 +316,22 @@ def test_bodies_that_are_refused(raw: bytes) -> None:
 def test_deep_and_wide_bodies_within_reason_are_read() -> None:
     assert parse_json(b'{"a":' + b"[" * 120 + b"]" * 120 + b"}")["a"]
     assert len(parse_json(json.dumps({str(i): i for i in range(100_000)}).encode())) == 100_000
+
+
+def test_defaults_from_a_models_files_are_no_more_trusted_than_callers() -> None:
+    hostile = {"temperature": math.nan, "top_p": 0, "min_p": -1, "top_k": 2**40, "repetition_penalty": 1.1, "other": 3}
+    assert usable_defaults(hostile) == {"repetition_penalty": 1.1}
+    assert usable_defaults({"temperature": 0.6, "top_k": 20.0}) == {"temperature": 0.6, "top_k": 20}
+    assert usable_defaults({}) == {"top_k": 0}
+    assert usable_defaults({"top_k": math.inf}) == usable_defaults({"top_k": 0.5}) == {}
+
+
+def test_temperatures_that_would_overflow_are_greedy() -> None:
+    for temperature in (0, 1e-308, 9e-6):
+        assert completion(temperature=temperature).sampling.temperature == 0
+    assert completion(temperature=1e-5).sampling.temperature == 1e-5
+    with pytest.raises(InvalidRequest, match="repetition_penalty"):
+        completion(repetition_penalty=1e-300)
 
 
 ANY_JSON = st.recursive(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from headrace.api.answers import CHAT, COMPLETIONS, Answerer
@@ -17,6 +18,9 @@ from headrace.api.ports import ASGIApp, EnginePort, Receive, Scope, Send
 from headrace.api.settings import Served, ServerSettings
 from headrace.errors import MethodNotAllowed, RouteNotFound
 from headrace.metrics import Exposition, Recorder
+from headrace.wire.sampling import usable_defaults
+
+log = logging.getLogger("headrace.api")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class App:
         self, engine: EnginePort, served: Served, recorder: Recorder, settings: ServerSettings | None = None
     ) -> None:
         self.settings = settings or ServerSettings()
+        served = _with_usable_defaults(served)
         self.lifecycle = Lifecycle()
         self.desk = Desk(engine, recorder, self.settings)
         self.routes = self._table(engine, served, recorder)
@@ -84,6 +89,13 @@ class App:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+
+
+def _with_usable_defaults(served: Served) -> Served:
+    usable = usable_defaults(served.sampling_defaults)
+    for name in served.sampling_defaults.keys() - usable.keys():
+        log.warning("%s: the model's default for %s is not one that a request could have", served.names[0], name)
+    return replace(served, sampling_defaults=usable)
 
 
 def route(routes: Sequence[Route]) -> ASGIApp:

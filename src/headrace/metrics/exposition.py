@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -24,21 +25,23 @@ class Exposition:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+        self._lock = threading.Lock()
         self._stats = EngineStats()
         self._registry: CollectorRegistry | None = None
 
     def render(self, stats: EngineStats) -> bytes:
-        """The whole exposition, with the gauges as ``stats`` has them."""
+        """The whole exposition, with the gauges as ``stats`` has them. May be called on any thread."""
         from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
         from prometheus_client.exposition import generate_latest
 
-        if self._registry is None:
-            self._registry = CollectorRegistry(auto_describe=False)
-            self._registry.register(self)
-            ProcessCollector(registry=self._registry)
-            GCCollector(registry=self._registry)
-        self._stats = stats
-        return generate_latest(self._registry)
+        with self._lock:
+            if self._registry is None:
+                self._registry = CollectorRegistry(auto_describe=False)
+                self._registry.register(self)
+                ProcessCollector(registry=self._registry)
+                GCCollector(registry=self._registry)
+            self._stats = stats
+            return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Family]:
         """Every metric family; called by prometheus-client."""
@@ -101,13 +104,13 @@ class Exposition:
         from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily
 
         requests = CounterMetricFamily("http_requests", "HTTP exchanges.", labels=["method", "status", "handler"])
-        for key, count in self._recorder.http_requests.items():
+        for key, count in list(self._recorder.http_requests.items()):
             requests.add_metric(list(key), count)
         yield requests
         durations = HistogramMetricFamily(
             "http_request_duration_seconds", "Request to end of response.", labels=["method", "handler"]
         )
-        for labels, histogram in self._recorder.http_durations.items():
+        for labels, histogram in list(self._recorder.http_durations.items()):
             _add(durations, list(labels), histogram)
         yield durations
         fine = HistogramMetricFamily("http_request_duration_highr_seconds", "The same, finer, over all handlers.")

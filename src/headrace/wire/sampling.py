@@ -6,15 +6,19 @@ The plain numbers are rows of `NUMBERS`; what needs more than bounds has a funct
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.errors import InvalidRequest
 from headrace.types import SamplingParams
 from headrace.wire.fields import Fields
 from headrace.wire.limits import Limits
 
 INT32 = (1 << 31) - 1
 SEED_MAX = (1 << 63) - 1
+GREEDY_BELOW = 1e-5
+"""A temperature below this is greedy (vLLM's threshold): dividing logits by less may overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ NUMBERS: Mapping[str, Bounds] = {
     "temperature": Bounds(0, 2, neutral=1),
     "top_p": Bounds(0, 1, neutral=1, above=True),
     "min_p": Bounds(0, 1, neutral=0),
-    "repetition_penalty": Bounds(0, 10, neutral=1, above=True),
+    "repetition_penalty": Bounds(0.01, 10, neutral=1),
     "presence_penalty": Bounds(-2, 2, neutral=0),
     "frequency_penalty": Bounds(-2, 2, neutral=0),
 }
@@ -74,13 +78,29 @@ def parse_sampling(
         skip_special_tokens=fields.boolean("skip_special_tokens", True),
         logprobs=logprobs,
         prompt_logprobs=fields.integer("prompt_logprobs", 0, limits.max_logprobs),
-        temperature=numbers["temperature"],
+        temperature=numbers["temperature"] if numbers["temperature"] >= GREEDY_BELOW else 0.0,
         top_p=numbers["top_p"],
         min_p=numbers["min_p"],
         repetition_penalty=numbers["repetition_penalty"],
         presence_penalty=numbers["presence_penalty"],
         frequency_penalty=numbers["frequency_penalty"],
     )
+
+
+def usable_defaults(defaults: Mapping[str, float]) -> dict[str, float]:
+    """Those of a model's sampling defaults that a request could ask for too: files are no more trusted than callers."""
+    top_k = defaults.get("top_k", 0)
+    whole = isinstance(top_k, float) and top_k.is_integer()  # the files' reader makes floats of all of them
+    fields = Fields({**defaults, "top_k": int(top_k) if whole else top_k})
+    usable: dict[str, float] = {}
+    for name, bounds in NUMBERS.items():
+        with suppress(InvalidRequest):
+            value = fields.number(name, bounds.low, bounds.high, above=bounds.above)
+            if value is not None:
+                usable[name] = value
+    with suppress(InvalidRequest):
+        usable["top_k"] = fields.integer("top_k", -1, INT32) or 0
+    return usable
 
 
 def _top_k(fields: Fields, limits: Limits, defaults: Mapping[str, float]) -> int:
