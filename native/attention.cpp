@@ -32,12 +32,13 @@ void Step::write_kv_phase(Walk& w, int layer) {
 void Step::attention(Walk& w, int layer) {
   if (kv_phase_) write_kv_phase(w, layer);
   k_.enter_attention();
-  const long heads = spec_.kv_heads;
-  for (long u; (u = claim(w, (long)units_.size() * heads)) >= 0;) attend(w, layer, units_[u / heads], (int)(u % heads));
+  // Head by head: a head's keys and values stay in cache for the tiles that share them.
+  const long heads = spec_.kv_heads, units = (long)units_.size(), cut = (long)split_tiles_.size();
+  for (long u; (u = claim(w, units * heads)) >= 0;) attend(w, layer, units_[u % units], (int)(u / units));
   end_phase(w);
-  if (split_tiles_.empty()) return;
-  for (long u; (u = claim(w, (long)split_tiles_.size() * heads)) >= 0;)
-    merge_splits(w, layer, split_tiles_[u / heads], (int)(u % heads));
+  if (!cut) return;
+  for (long u; (u = claim(w, cut * heads)) >= 0;)
+    merge_splits(split_tiles_[u % cut], (int)(u / cut));
   end_phase(w);
 }
 
@@ -89,7 +90,7 @@ void Step::attend(Walk& w, int layer, const AttentionUnit& unit, int kv_head) {
   if (unit.slot < 0) finish_tile(total, tile, kv_head);
 }
 
-void Step::merge_splits(Walk&, int, long first_unit, int kv_head) {
+void Step::merge_splits(long first_unit, int kv_head) {
   const AttentionUnit& first = units_[first_unit];
   const QueryTile& tile = tiles_[first.tile];
   AttentionState* slots = reinterpret_cast<AttentionState*>(model_.split_states.data());

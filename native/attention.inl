@@ -1,39 +1,42 @@
-// Paged attention of up to 16 query rows (a group of heads x some tokens) of one sequence over one split of its
+// Paged attention of up to kQueryRows query rows (a group of heads x some tokens) of one sequence over one split of its
 // context, with online softmax in chunks of 64 tokens. Included after gemm.inl.
 #pragma once
 
-// One row's scores of one chunk (64 floats at s, position of the first: `first`) become weights in place, and the row's
-// state is brought to the new maximum. Masked tokens change nothing, bit for bit.
-static inline void softmax_row(const AttentionCall* call, AttentionState* state, int r, int first, float* s) {
+// One row's scores of one chunk (64 floats at s, position of the first: `first`) become weights, given to
+// put(column, weights), and the row's state is brought to the new maximum. Masked tokens change nothing, bit for bit.
+template <class Put>
+static inline void softmax_row(const AttentionCall* call, AttentionState* state, int r, int first, const float* s, Put put) {
   const int low = call->low[r] - first, high = call->high[r] - first;
   const bool masked = low > 0 || high < kChunk;
-  VF mx = splat(kMasked);
-  for (int i = 0; i < kChunk; i += W) {
-    VF v = load(s + i) * call->scale;
-    if (call->softcap > 0) v = call->softcap * vtanh(v / call->softcap);
-    if (masked) {
-      VI at = lanes(i);
-      v = pick((at >= low) & (at < high), v, splat(kMasked));
+  VF v[kChunk / W];
+  // Scores are kept in units of log 2, for powers of 2.
+  const float log2e = 1.44269504f, scale = call->softcap > 0 ? call->scale : call->scale * log2e;
+  for (int i = 0; i < kChunk / W; i++) v[i] = load(s + i * W) * scale;
+  if (call->softcap > 0)
+    for (int i = 0; i < kChunk / W; i++) v[i] = call->softcap * log2e * vtanh(v[i] / call->softcap);
+  if (masked)
+    for (int i = 0; i < kChunk / W; i++) {
+      VI at = lanes(i * W);
+      v[i] = pick((at >= low) & (at < high), v[i], splat(kMasked));
     }
-    save(s + i, v);
-    mx = vmax(v, mx);
-  }
+  VF mx = splat(kMasked);
+  for (int i = 0; i < kChunk / W; i++) mx = vmax(v[i], mx);
   const float old = state->max[r], top = hmax(mx) > old ? hmax(mx) : old;
   if (top != old) {
-    const float f = exp1(old - top);
+    const float f = vexp2(splat(old - top))[0];
     float* acc = state->acc + (long)r * call->dp;
     for (int i = 0; i < call->dp; i += W) save(acc + i, load(acc + i) * f);
     state->sum[r] *= f;
     state->max[r] = top;
   }
   VF sum = {};
-  for (int i = 0; i < kChunk; i += W) {
-    VF p = vexp(load(s + i) - top);
+  for (int i = 0; i < kChunk / W; i++) {
+    VF p = vexp2(v[i] - top);
     if (masked) {
-      VI at = lanes(i);
+      VI at = lanes(i * W);
       p = pick((at >= low) & (at < high), p, VF{});
     }
-    save(s + i, p);
+    put(i * W, p);
     sum += p;
   }
   state->sum[r] += hsum(sum);
@@ -57,7 +60,10 @@ static void attend_rows(const AttentionCall* call, AttentionState* state) {
       kv[b] = call->kv + (long)call->blocks[first / kKvBlock + b] * call->block_stride;
       rows_of<BF16, RMAX, 1>(call->q, dp, rows, kv[b], dp / kTileK, kTileK, tile, s + b * 16, kChunk, false);
     }
-    for (int r = 0; r < rows; r++) softmax_row(call, state, r, first, s + r * kChunk);
+    for (int r = 0; r < rows; r++) {
+      float* row = s + r * kChunk;
+      softmax_row(call, state, r, first, row, [row](int column, VF p) { save(row + column, p); });
+    }
     for (int b = 0; b < n; b++)
       for (int j = 0; j < dp / 16; j++)
         rows_of<BF16, RMAX, 1>(s + b * 16, kChunk, rows, kv[b] + call->v_offset + j * half, 1, kKvBlock, 0,
@@ -68,7 +74,7 @@ static void attend_rows(const AttentionCall* call, AttentionState* state) {
 static void merge_rows(AttentionState* total, const AttentionState* part, int rows, int dp) {
   for (int r = 0; r < rows; r++) {
     const float a = total->max[r], b = part->max[r], top = a > b ? a : b;
-    const float fa = exp1(a - top), fb = exp1(b - top);
+    const float fa = vexp2(splat(a - top))[0], fb = vexp2(splat(b - top))[0];
     total->max[r] = top;
     total->sum[r] = total->sum[r] * fa + part->sum[r] * fb;
     float* t = total->acc + (long)r * dp;

@@ -47,7 +47,7 @@ static inline void rows_of(const float* a, long lda, int rows, const char* b, in
 }
 
 template <bool BF16>
-static void gemm_rows(const void* a, int rows, const void* panel, int k_tiles, float* c) {
+static void gemm_rows(const void* a, int rows, const void* panel, int k_tiles, float* c, const void*, int) {
   const long tile = BF16 ? 1024 : 2048, lda = (long)k_tiles * kTileK;
   const float* x = (const float*)a;
   const char* b = (const char*)panel;

@@ -24,7 +24,7 @@ bool has_avx512bf16() {
 bool has_amx() {
 #if defined(__linux__)
   unsigned a, b, c, d;
-  if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
   if ((d & (amx_bf16 | amx_tile)) != (amx_bf16 | amx_tile)) return false;
   unsigned low, high;

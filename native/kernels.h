@@ -27,20 +27,21 @@ constexpr int kRowBlock = 32;   // rows of one gemm call
 constexpr int kKvBlock = 16;    // tokens of a KV block
 constexpr int kChunk = 64;      // tokens of one softmax chunk
 constexpr int kSplit = 256;     // tokens of one attention split; a multiple of kChunk
-constexpr int kQueryRows = 16;  // query rows (heads of a group x tokens) of one attention call
+constexpr int kQueryRows = 32;  // query rows (heads of a group x tokens) of one attention call, at most
 constexpr int kMaxHeadDim = 512;
 constexpr float kMasked = -1e30f;
 
-// What one row of queries has seen of its context: running maximum, sum of exponentials, weighted values.
+// What one row of queries has seen of its context: running maximum (of scores in units of log 2), sum of exponentials,
+// weighted values.
 struct AttentionState {
   alignas(64) float max[kQueryRows];
   alignas(64) float sum[kQueryRows];
-  alignas(64) float acc[kQueryRows * kMaxHeadDim];  // [16][dp]
+  alignas(64) float acc[kQueryRows * kMaxHeadDim];  // [rows][dp]
 };
 
 struct AttentionCall {
   const float* q;         // [rows][dp], after RoPE, padding zero
-  int rows, dp;           // rows <= 16
+  int rows, dp;           // rows <= kQueryRows
   const int32_t* low;     // per row: first position attended to
   const int32_t* high;    // per row: one past the last
   const int32_t* blocks;  // the sequence's block table
@@ -68,8 +69,9 @@ struct Kernels {
   void (*enter_attention)();
   void (*leave)();
 
-  // c[rows][32] = A[rows][k] * panel, rows <= 32; `a` points at a 16-row group.
-  void (*gemm)(const void* a, int rows, const void* panel, int k_tiles, float* c);
+  // c[rows][32] = A[rows][k] * panel, rows <= 32; `a` points at a 16-row group. Along the way the kernel may prefetch
+  // what comes next: `lines` cache lines for each k tile, from `ahead` on.
+  void (*gemm)(const void* a, int rows, const void* panel, int k_tiles, float* c, const void* ahead, int lines);
 
   // What is done with c. `column` is the panel's first column; ld is the row stride of the destination.
   void (*store)(const float* c, int rows, const float* bias, float* out, long ld);          // out = c + bias

@@ -4,7 +4,7 @@
 // kernel serves every batch size and keeps results independent of it.
 #include "kernels.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BW__)
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
 #include <immintrin.h>
 
 namespace hr {
@@ -48,8 +48,8 @@ static void enter_attention() {
 
 static void leave() { _tile_release(); }
 
-static void gemm_tiles(const void* a, int rows, const void* panel, int k_tiles, float* c) {
-  const char *x = (const char*)a, *b = (const char*)panel;
+static void gemm_tiles(const void* a, int rows, const void* panel, int k_tiles, float* c, const void* ahead, int lines) {
+  const char *x = (const char*)a, *b = (const char*)panel, *next = (const char*)ahead;
   if (rows <= 16) {
     _tile_zero(0);
     _tile_zero(1);
@@ -75,6 +75,7 @@ static void gemm_tiles(const void* a, int rows, const void* panel, int k_tiles, 
     _tile_dpbf16ps(0, 4, 6);
     _tile_loadd(5, y, 64);
     _tile_dpbf16ps(2, 5, 6);
+    for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
     _tile_loadd(7, b + 1024, 64);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(3, 5, 7);
@@ -139,28 +140,36 @@ static inline void values(const uint16_t* p, const char* const* kv, long v_offse
   if (columns > 3) _tile_stored(3, acc + 48, ld);
 }
 
+// Query rows are taken in groups of 16, one tile each. While one group's weights are computed in vector registers, the
+// tile unit works for the other.
 static void attend_tiles(const AttentionCall* call, AttentionState* state) {
-  const int dp = call->dp, rows = call->rows;
-  alignas(64) uint16_t q[kQueryRows * kMaxHeadDim];  // [dp/32][16][32]
+  const int dp = call->dp, groups = (call->rows + 15) / 16;
+  alignas(64) uint16_t q[kQueryRows * kMaxHeadDim];  // [group][dp/32][16][32]
   alignas(64) float s[kQueryRows * kChunk];
-  alignas(64) uint16_t p[kQueryRows * kChunk];  // [4 blocks][16 rows][16 tokens]
+  alignas(64) uint16_t p[kQueryRows * kChunk];  // [group][4 blocks][16 rows][16 tokens]
   // Rows beyond `rows` multiply as zeros.
-  for (int i = 0; i < kQueryRows * dp; i += 32) *(__m512i*)(q + i) = _mm512_setzero_si512();
-  for (int i = 0; i < kQueryRows * kChunk; i += 32) *(__m512i*)(p + i) = _mm512_setzero_si512();
-  for (int r = 0; r < rows; r++)
-    for (int j = 0; j < dp; j += 16) save_bf16(q + (j / 32) * 512 + r * 32 + j % 32, load(call->q + (long)r * dp + j));
-  reset(state, kQueryRows, dp);
+  for (int i = 0; i < groups * 16 * dp; i += 32) *(__m512i*)(q + i) = _mm512_setzero_si512();
+  for (int i = 0; i < groups * 16 * kChunk; i += 32) *(__m512i*)(p + i) = _mm512_setzero_si512();
+  for (int r = 0; r < call->rows; r++)
+    for (int j = 0; j < dp; j += 16)
+      save_bf16(q + (r / 16) * 16 * dp + (j / 32) * 512 + (r % 16) * 32 + j % 32, load(call->q + (long)r * dp + j));
+  reset(state, groups * 16, dp);
   for (int first = call->begin; first < call->end; first += kChunk) {
     const int n = call->end - first < kChunk ? (call->end - first + kKvBlock - 1) / kKvBlock : kChunk / kKvBlock;
     const char* kv[kChunk / kKvBlock];
     for (int b = 0; b < n; b++) kv[b] = call->kv + (long)call->blocks[first / kKvBlock + b] * call->block_stride;
-    scores(q, dp, kv, n, s);
-    for (int r = 0; r < rows; r++) {
-      softmax_row(call, state, r, first, s + r * kChunk);
-      for (int b = 0; b < n; b++) save_bf16(p + b * 256 + r * 16, load(s + r * kChunk + b * 16));
+    for (int g = 0; g < groups; g++) scores(q + g * 16 * dp, dp, kv, n, s + g * 16 * kChunk);
+    for (int g = 0; g < groups; g++) {
+      uint16_t* weights = p + g * 16 * kChunk;
+      for (int r = 0; r < 16 && g * 16 + r < call->rows; r++)
+        softmax_row(call, state, g * 16 + r, first, s + (g * 16 + r) * kChunk,
+                    [=](int column, VF w) { save_bf16(weights + column * 16 + r * 16, w); });
     }
-    for (int j = 0; j < dp / 16; j += 4)
-      values(p, kv, call->v_offset + j * 512, n, dp / 16 - j < 4 ? dp / 16 - j : 4, state->acc + j * 16, dp * 4);
+    for (int g = 0; g < groups; g++) {
+      float* acc = state->acc + (long)g * 16 * dp;
+      for (int j = 0; j < dp / 16; j += 4)
+        values(p + g * 16 * kChunk, kv, call->v_offset + j * 512, n, dp / 16 - j < 4 ? dp / 16 - j : 4, acc + j * 16, dp * 4);
+    }
   }
 }
 

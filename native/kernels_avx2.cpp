@@ -13,6 +13,7 @@ typedef float VF __attribute__((vector_size(VBYTES)));
 
 static inline VF vfma(VF a, VF b, VF c) { return _mm256_fmadd_ps(a, b, c); }
 static inline VF vmax(VF a, VF b) { return _mm256_max_ps(a, b); }
+static inline VF vmin(VF a, VF b) { return _mm256_min_ps(a, b); }
 static inline float hsum(VF v) {
   __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   x = _mm_add_ps(x, _mm_movehl_ps(x, x));

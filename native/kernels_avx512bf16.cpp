@@ -31,7 +31,7 @@ static inline void dot_block(const uint16_t* a, const char* b, int k_tiles, floa
   }
 }
 
-static void gemm_dot(const void* a, int rows, const void* panel, int k_tiles, float* c) {
+static void gemm_dot(const void* a, int rows, const void* panel, int k_tiles, float* c, const void*, int) {
   const char* b = (const char*)panel;
   for (int group = 0; group < rows; group += 16) {
     const uint16_t* x = (const uint16_t*)a + (long)(group / 16) * k_tiles * 512;

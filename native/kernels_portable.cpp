@@ -14,6 +14,10 @@ static inline VF vmax(VF a, VF b) {
   VM m = a > b;
   return (VF)((m & (VM)a) | (~m & (VM)b));
 }
+static inline VF vmin(VF a, VF b) {
+  VM m = a < b;
+  return (VF)((m & (VM)a) | (~m & (VM)b));
+}
 static inline float hsum(VF v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 static inline float hmax(VF v) {
   float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];

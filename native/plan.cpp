@@ -72,7 +72,7 @@ void Step::plan_tokens() {
   }
 }
 
-// Tiles of up to 16 query rows. Few units over long contexts are cut into splits to feed all threads; the arithmetic
+// Tiles of up to kQueryRows query rows. Few units over long contexts are cut into splits to feed all threads; the arithmetic
 // is that of the splits either way.
 void Step::plan_attention() {
   const int parts = (spec_.group() + kQueryRows - 1) / kQueryRows, heads = (spec_.group() + parts - 1) / parts;

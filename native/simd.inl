@@ -1,6 +1,6 @@
 // Vectors of VBYTES bytes for one instruction set, on the compilers' vector extensions (gcc, clang).
-// The including file defines VBYTES, the type VF and, over it, vfma(a, b, c) = a * b + c, vmax(a, b) = a > b ? a : b,
-// hsum and hmax over the lanes; the rest is generic.
+// The including file defines VBYTES, the type VF and, over it, vfma(a, b, c) = a * b + c, vmax(a, b) = a > b ? a : b (so
+// a NaN in b stays), vmin alike, hsum and hmax over the lanes; the rest is generic.
 //
 // No function here may be non-static: see kernels.h on symbols.
 #pragma once
@@ -25,11 +25,14 @@ static inline VI lanes(int first) {
 }
 
 // bf16, round to nearest even. Hardware NaNs stay NaNs (their payload is in the upper bits).
-static inline VU bf16_bits(VF v) {
+static inline void save_bf16(uint16_t* p, VF v) {
+#ifdef __AVX512BF16__
+  *(__m256bh*)p = _mm512_cvtneps_pbh(v);  // denormals become 0
+#else
   VU u = (VU)v;
-  return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  *(VHu*)p = __builtin_convertvector((u + 0x7fffu + ((u >> 16) & 1u)) >> 16, VH);
+#endif
 }
-static inline void save_bf16(uint16_t* p, VF v) { *(VHu*)p = __builtin_convertvector(bf16_bits(v), VH); }
 static inline uint16_t bf16(float x) {
   uint32_t u;
   __builtin_memcpy(&u, &x, 4);
@@ -46,8 +49,7 @@ static inline float widen(uint16_t h) {
 // stays one; below -87 the result is about 1e-38 instead of a denormal.
 static inline VF vexp(VF x) {
   const VF low = splat(-87.0f), high = splat(88.0f), magic = splat(12582912.0f);
-  x = pick(low > x, low, x);
-  x = pick(high < x, high, x);
+  x = vmin(high, vmax(low, x));
   VF t = vfma(x, splat(1.44269504088896341f), magic);
   VF n = t - magic;
   VF r = vfma(n, splat(-0.693359375f), x);
@@ -61,11 +63,25 @@ static inline VF vexp(VF x) {
   p = vfma(p, r * r, r) + 1.0f;
   return (VF)((VU)p + ((VU)t << 23));
 }
-static inline float exp1(float x) { return vexp(splat(x))[0]; }
+
+// 2^x for x <= 0, to about 2 ulp (Cephes exp2f): what attention needs, for less. vexp2(0) is exactly 1.
+static inline VF vexp2(VF x) {
+  const VF magic = splat(12582912.0f);
+  x = vmax(splat(-125.0f), x);
+  VF t = x + magic;
+  VF r = x - (t - magic);
+  VF p = splat(1.535336188319500e-4f);
+  p = vfma(p, r, splat(1.339887440266574e-3f));
+  p = vfma(p, r, splat(9.618437357674640e-3f));
+  p = vfma(p, r, splat(5.550332471162809e-2f));
+  p = vfma(p, r, splat(2.402264791363012e-1f));
+  p = vfma(p, r, splat(6.931472028550421e-1f));
+  p = vfma(p, r, splat(1.0f));
+  return (VF)((VU)p + ((VU)t << 23));
+}
 
 static inline VF vtanh(VF x) {
-  VF y = vmax(splat(-20.0f), x);
-  y = pick(y > 20.0f, splat(20.0f), y);
+  VF y = vmin(splat(20.0f), vmax(splat(-20.0f), x));
   return 1.0f - 2.0f / (vexp(y + y) + 1.0f);
 }
 static inline VF vsilu(VF x) { return x / (1.0f + vexp(-x)); }

@@ -7,6 +7,7 @@ typedef float VF __attribute__((vector_size(VBYTES)));
 
 static inline VF vfma(VF a, VF b, VF c) { return _mm512_fmadd_ps(a, b, c); }
 static inline VF vmax(VF a, VF b) { return _mm512_max_ps(a, b); }
+static inline VF vmin(VF a, VF b) { return _mm512_min_ps(a, b); }
 static inline float hsum(VF v) { return _mm512_reduce_add_ps(v); }
 static inline float hmax(VF v) { return _mm512_reduce_max_ps(v); }
 

@@ -69,7 +69,7 @@ class Step {
   void write_kv(Walk& w, int layer, int token, int kv_head);
   void attention(Walk& w, int layer);
   void attend(Walk& w, int layer, const AttentionUnit& unit, int kv_head);
-  void merge_splits(Walk& w, int layer, long first_unit, int kv_head);
+  void merge_splits(long first_unit, int kv_head);
   void finish_tile(const AttentionState& state, const QueryTile& tile, int kv_head);
 
   void logits(Walk& w);

@@ -17,7 +17,7 @@ FLAGS = {"kernels_avx2": ["-mavx2", "-mfma"]}
 AVX512 = ["-Wno-uninitialized", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 FLAGS["kernels_avx512"] = AVX512
 FLAGS["kernels_avx512bf16"] = [*AVX512, "-mavx512bf16"]
-FLAGS["kernels_amx"] = [*AVX512, "-mamx-tile", "-mamx-bf16"]
+FLAGS["kernels_amx"] = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 
 
 @pytest.mark.skipif(not shutil.which("g++") or not shutil.which("nm"), reason="needs g++ and nm")
