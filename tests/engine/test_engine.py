@@ -136,6 +136,17 @@ def test_an_answer_that_does_not_fit_ends_its_request_only(rig: Rig, answer: Row
     rig.wait_for_stats(lambda stats: stats.kv_blocks_used == 0)
 
 
+def test_a_request_that_cannot_be_taken_in_ends_alone(rig: Rig) -> None:
+    broken = request("broken", n=2)
+    object.__setattr__(broken, "cache_salt", 3)
+    rig.engine.submit(broken)
+    for index in range(2):
+        assert rig.ear.wait_for_end("broken", index).finish is FinishReason.ERROR
+    rig.engine.submit(request("good"))
+    assert rig.ear.wait_for_end("good").finish is FinishReason.LENGTH
+    rig.wait_for_stats(lambda stats: stats.waiting == stats.kv_blocks_used == 0)
+
+
 @pytest.mark.parametrize("error", [EngineError("out of memory"), ZeroDivisionError("secret")])
 def test_a_failing_step_ends_its_requests_and_the_engine_goes_on(rig: Rig, error: Exception) -> None:
     def fail(plan: Plan) -> StepResult:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from headrace.errors import ConfigError
 from headrace.kvcache.cache import KVCache
 from headrace.scheduler.config import SchedulerConfig
 from headrace.scheduler.scheduler import Scheduler
@@ -69,7 +70,7 @@ def test_another_clients_long_prompts_cost_two_steps_at_most() -> None:
     for i in range(30):
         machine.step()
         machine.add(f"short{i}", 100, 5, client="b")
-        assert machine.wait(f"short{i}") <= 2 * BUDGET
+        assert machine.wait(f"short{i}") <= 2 * CHUNK
 
 
 @pytest.mark.parametrize(("num_blocks", "seats"), [(20_000, 16), (1100, 32)], ids=["all seats", "all blocks"])
@@ -209,3 +210,37 @@ def test_new_requests_join_at_the_next_step() -> None:
     machine.add("b", 20, 50)
     machine.step()
     assert "b" in machine.first
+
+
+def test_a_lone_clients_long_prompt_gets_the_whole_budget() -> None:
+    machine = Machine()
+    machine.add("long", 5 * BUDGET)
+    machine.run(lambda: "long" in machine.first)
+    assert len(machine.steps) == 5
+
+
+def test_little_is_wasted() -> None:
+    """Allocated minus used slots, while sequences of mixed lengths grow past 256 tokens."""
+    machine = Machine(seats=16)
+    for i in range(16):
+        machine.add(f"r{i}", 200 + i, 112)
+    wasted = used = 0
+    while machine.scheduler.has_work:
+        machine.step()
+        wasted += machine.scheduler.slots_wasted
+        used += machine.cache.stats().used * 16
+    assert 0 < wasted / used < 0.04
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"max_num_seqs": 0}, "max_num_seqs"),
+        ({"max_num_batched_tokens": 3}, "max_num_batched_tokens is 3, and must be at least max_num_seqs .4."),
+        ({"max_prefill_tokens": 0}, "max_prefill_tokens"),
+        ({"short_share": 1.0}, "short_share"),
+    ],
+)
+def test_settings_that_make_no_sense(changes: dict[str, float], name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        SchedulerConfig(**{"max_num_seqs": 4, "max_num_batched_tokens": 8, "max_model_len": 10, **changes})  # type: ignore[arg-type]  # ints among the floats

@@ -178,8 +178,12 @@ class Engine:
     def _add(self, request: Request) -> list[TokenEvent]:
         try:
             self._scheduler.add(request)
-        except InvalidRequest:
+        except InvalidRequest:  # its id is taken: an event would be heard as the other one's
             _log.exception("a request was accepted twice; the second is dropped")
+        except Exception:
+            _log.exception("a request could not be taken in; it ends here")
+            error = "internal error"
+            return [TokenEvent(request.id, i, finish=FinishReason.ERROR, error=error) for i in range(request.n)]
         return []
 
     def _post(self, command: Command) -> None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """How much one step may hold, in sequences and tokens."""
+    """How much one step may hold, in sequences and tokens.
+
+    Raises:
+        ConfigError: a value is out of its limits, or two do not go together.
+    """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     max_model_len: int
     max_prefill_tokens: int = 512
-    """Prefill tokens in a step that also decodes: bounds the gap between two tokens of whoever is being answered."""
+    """Prefill tokens in a step that also decodes, or while several clients are about: bounds the gap between two
+    tokens of whoever is being answered, and the wait of whoever comes next."""
     short_share: float = 0.25
     """Part of a step's prefill budget that a long prompt leaves to short ones behind it."""
 
@@ -21,9 +28,14 @@ class SchedulerConfig:
     """Part of the seats and of the blocks that is kept for clients with nothing running, while several are about."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_num_seqs <= self.max_num_batched_tokens:
-            raise ValueError("max_num_batched_tokens must be at least max_num_seqs, which must be at least 1")
+        if self.max_num_seqs < 1:
+            raise ConfigError(f"max_num_seqs is {self.max_num_seqs}, and must be at least 1")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}, and must be at least max_num_seqs "
+                f"({self.max_num_seqs}): each running sequence computes one token in a step"
+            )
         if self.max_prefill_tokens < 1:
-            raise ValueError("max_prefill_tokens must be at least 1")
+            raise ConfigError(f"max_prefill_tokens is {self.max_prefill_tokens}, and must be at least 1")
         if not (0.0 <= self.short_share < 1.0 and 0.0 <= self.newcomer_share < 1.0):
-            raise ValueError("short_share and newcomer_share must be at least 0 and less than 1")
+            raise ConfigError("short_share and newcomer_share must be at least 0 and less than 1")

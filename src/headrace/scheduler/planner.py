@@ -62,7 +62,7 @@ class Planner:
         self._roster.tally.decode_tokens += len(rows)
         if len(self._roster.queue):
             budget = self._config.max_num_batched_tokens - len(rows)
-            if rows:
+            if rows or self._roster.is_shared(now):
                 budget = min(budget, self._config.max_prefill_tokens)
             for sequence, tokens in self._share(budget, now).items():
                 row = self._prefill_row(sequence, tokens)

@@ -64,8 +64,10 @@ class Roster:
             raise InvalidRequest(f"a request with the id {request.id!r} is being served")
         seed = self._rng.getrandbits(64) if request.sampling.seed is None else request.sampling.seed
         owner = RequestState(request, self._next_order, seed, self._max_model_len)
+        owner.lead = self._new_sequence(owner, 0, self._cache.keys(request.cache_salt))
         self._next_order += 1
         self.requests[request.id] = owner
+        self.queue.push(owner.lead)
         self.unstarted += 1
         if request.client != self._last_client:
             self._last_client, self._shared_until = request.client, request.arrival + _SHARED_SECONDS
@@ -74,8 +76,6 @@ class Roster:
         if len(self._deadlines) > 2 * len(self.requests) + 64:
             self._deadlines = [entry for entry in self._deadlines if entry[1] in self.requests]
             heapq.heapify(self._deadlines)
-        owner.lead = self._new_sequence(owner, 0, self._cache.keys(request.cache_salt))
-        self.queue.push(owner.lead)
 
     def is_shared(self, now: float) -> bool:
         """Whether more than one client has been about lately."""
