@@ -16,7 +16,7 @@ from headrace.cli.assembly import Assembly, assemble
 from headrace.cli.logs import start_logging
 from headrace.cli.phases import Phases
 from headrace.config import SECTIONS, CacheSettings, MachineSettings, ModelSettings, integer, knob, number
-from headrace.errors import ConfigError, EngineError, HeadraceError, InvalidRequest
+from headrace.errors import ConfigError, EngineError, HeadraceError, InvalidRequest, UnsupportedModel
 from headrace.types import Request, SamplingParams, TokenEvent
 from headrace.wire.calls import Conversation
 
@@ -79,6 +79,9 @@ def run(argv: Sequence[str]) -> int:
     start_logging("warning")
     assembly = assemble(config, Phases())
     try:
+        if not assembly.words.can_chat:
+            name = assembly.checkpoint.name
+            raise UnsupportedModel(f"{name} has no chat template: it continues texts; serve it and use /v1/completions")
         chat = Chat(assembly, config.section(ChatSettings))
         if question is None:
             _converse(chat)

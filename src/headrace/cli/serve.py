@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import time
@@ -100,6 +101,7 @@ def _names(typed: str | None, name: str) -> tuple[str, ...]:
 
 
 def _announce(assembly: Assembly, sock: socket.socket, phases: Phases) -> None:
+    gc.freeze()  # what is loaded stays: a full collection then takes microseconds, not 10 ms in the middle of a step
     for name, seconds in phases.seconds.items():
         assembly.recorder.on_startup_phase(name, seconds)
     spec, (host, port) = assembly.checkpoint.spec, sock.getsockname()[:2]

@@ -27,6 +27,11 @@ class ModelWords:
         self._template = ChatTemplate(source.chat_templates, source.special_tokens) if source.chat_templates else None
         self.eos_token_ids = source.eos_token_ids
 
+    @property
+    def can_chat(self) -> bool:
+        """Whether the model comes with a chat template."""
+        return self._template is not None
+
     def prepare(self) -> None:
         """Compile the chat template now, so that the first request need not wait for it."""
         if self._template is not None:
