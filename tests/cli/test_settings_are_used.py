@@ -10,7 +10,7 @@ from headrace.config import SECTIONS, knobs
 
 CLI = Path(run.__file__).parent
 ROOT_FILES = ("serve.py", "assembly.py", "run.py", "store.py")
-DECLARED = [
+DECLARED: list[tuple[type[object], tuple[str, ...]]] = [
     *((section, ROOT_FILES) for section in SECTIONS),
     *((section, ("bench.py",)) for section in bench.SECTIONS),
     (run.ChatSettings, ("run.py",)),
