@@ -193,6 +193,37 @@ def test_repeated_failure_is_death_and_health_says_so(rig: Rig) -> None:
     assert rig.engine.drain(1.0)
 
 
+def test_the_death_of_the_loop_ends_everything_and_health_says_so(rig: Rig) -> None:
+    def die(plan: Plan) -> StepResult:
+        raise SystemExit("not an Exception")
+
+    rig.backend.open.clear()
+    rig.engine.submit(request("running"))
+    assert rig.backend.entered.wait(PATIENCE)
+    rig.engine.submit(request("posted"))
+    rig.backend.trouble = die
+    rig.backend.open.set()
+    for name in ("running", "posted"):
+        end = rig.ear.wait_for_end(name)
+        assert (end.finish, end.error) == (FinishReason.ERROR, "the engine has stopped")
+    assert "SystemExit" in rig.engine.health().detail
+    assert not rig.engine.health().live
+    with pytest.raises(EngineDead):
+        rig.engine.submit(request("late"))
+    assert rig.cache.pool.used == 0
+
+
+def test_an_id_that_is_taken_does_not_disturb_its_owner(rig: Rig) -> None:
+    rig.backend.open.clear()
+    first = request("same", 20, 10)
+    rig.engine.submit(first)
+    assert rig.backend.entered.wait(PATIENCE)
+    rig.engine.submit(request("same", 30, 10))
+    rig.backend.open.set()
+    rig.ear.wait_for_end("same")
+    rig.check_text(first)
+
+
 def test_a_hung_backend_is_seen_and_recovers() -> None:
     rig = Rig(stall_after=0.05)
     rig.backend.open.clear()

@@ -204,9 +204,40 @@ def _claim_room(cache: KVCache, lease: Lease) -> None:
     lease.capacity += 1
 
 
+def _hold_what_is_not_there(cache: KVCache, lease: Lease) -> None:
+    lease.blocks[-1] = 99
+
+
+def _index_too_much(cache: KVCache, lease: Lease) -> None:
+    lease.chain += [1, 2, 3]
+
+
+def _mix_up_the_index(cache: KVCache, lease: Lease) -> None:
+    index = cache.index
+    first, second = list(index._key_of)[:2]
+    index._key_of[first], index._key_of[second] = index._key_of[second], index._key_of[first]
+
+
+def _lose_an_id(cache: KVCache, lease: Lease) -> None:
+    cache.index._live.pop()
+
+
 @pytest.mark.parametrize(
     "damage",
-    [_leak, _free_twice, _free_in_use, _lose, _share_silently, _forget_idle, _index_free, _claim_room],
+    [
+        _leak,
+        _free_twice,
+        _free_in_use,
+        _lose,
+        _share_silently,
+        _forget_idle,
+        _index_free,
+        _claim_room,
+        _hold_what_is_not_there,
+        _index_too_much,
+        _mix_up_the_index,
+        _lose_an_id,
+    ],
 )
 def test_the_integrity_check_sees(damage: Any) -> None:
     cache = KVCache(8)
