@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
     from headrace.api import App
 
 log = logging.getLogger("headrace.start")
-
-GIL_SECONDS = 0.0002
-"""How long a thread that comes back from native code waits for the interpreter while another one computes: the step
-loop for HTTP, and at the start the weights for the imports. Python's default is 5 ms; this one starts 10 % sooner."""
 
 ABOUT = """\
 Serve a language model over HTTP, in OpenAI's dialect: /v1/chat/completions, /v1/completions, /v1/models; /health and
@@ -46,7 +41,6 @@ def run(argv: Sequence[str]) -> int:
         HeadraceError: the server cannot start; the message says what to do.
     """
     config = flags.read(flags.parser("headrace serve", ABOUT, SECTIONS, EXAMPLES), argv)
-    sys.setswitchinterval(GIL_SECONDS)
     phases = Phases()
     settings = config.section(ServerSettings)
     start_logging(settings.log_level)
