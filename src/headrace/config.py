@@ -184,7 +184,7 @@ class BatchSettings:
     )
     kv_cache_memory: int | None = knob(
         None,
-        "Memory for the KV cache: 4GiB, 512MiB, or a number of bytes. auto takes most of what the weights leave.",
+        "Memory for the KV cache: 4GiB, 512MiB, or a number of bytes. auto lets it grow to half of what the weights leave.",
         size,
         unit="bytes",
         minimum=1 << 16,

@@ -60,6 +60,11 @@ def test_following_the_suggested_length_helps() -> None:
     assert plan_memory(700, [WEIGHTS], 10, 160, 4).suggestion is None
 
 
+def test_unasked_the_pool_takes_half_of_what_is_left_but_room_for_one() -> None:
+    assert plan_memory(2600, [WEIGHTS], 10, 160, 4096).kv_blocks == (2600 - WEIGHTS.bytes) // 2 // 10
+    assert plan_memory(720, [WEIGHTS], 10, 160, 4096).kv_blocks == 10
+
+
 def test_table() -> None:
     mib = 2**20
     plan = plan_memory(300 * mib, [MemoryItem("weights", 200 * mib)], mib, 160, 4)

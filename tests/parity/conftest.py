@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections.abc import Callable
-from pathlib import Path
 
-import pytest
 import torch
 
 from headrace.backends import Backend
-from headrace.weights import Store
-from headrace.weights.index import configured_index
 from headrace.weights.spec import Checkpoint
 from tests.backends.native_sampler import LIBRARY
 
@@ -55,10 +50,3 @@ def backends() -> dict[str, Load]:
 
 
 BACKENDS = backends() if LIBRARY.exists() else {"reference": load_reference}
-
-
-@pytest.fixture(scope="session")
-def smollm2_path() -> Path:
-    """The default model, from the user's cache or pulled into it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Store(cache / "headrace", index_url=configured_index(os.environ, Path.home())).resolve()

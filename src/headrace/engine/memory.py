@@ -9,6 +9,8 @@ from headrace.kvcache.cache import blocks_for
 from headrace.types import BLOCK_SIZE, MemoryItem, MemoryPlan
 
 KV_ITEM = "KV cache"
+AUTO_SHARE = 0.5
+"""Of the memory that is left, what the KV pool may grow to when nobody said."""
 
 
 def plan_memory(
@@ -21,13 +23,17 @@ def plan_memory(
 ) -> MemoryPlan:
     """Divide ``limit`` bytes: what is ``allocated`` already, and as many KV blocks as are asked for and fit.
 
-    ``kv_bytes`` is what is asked for; by default enough for ``max_num_seqs`` sequences of ``max_model_len`` tokens,
-    or what there is. The plan always comes back, so that it can be shown; if its pool does not hold one sequence of
+    ``kv_bytes`` is what is asked for. By default that is enough for ``max_num_seqs`` sequences of ``max_model_len``
+    tokens, but no more than half of what there is if that holds one: the pool's memory is taken as it is used, and a
+    prefix cache uses all of it in time, so the other programs of the machine must be left room to grow. The plan always comes back, so that it can be shown; if its pool does not hold one sequence of
     ``max_model_len`` tokens, it carries one suggested fix (see `require`).
     """
     left = limit - sum(item.bytes for item in allocated)
     one = blocks_for(max_model_len)
-    asked = one * max_num_seqs if kv_bytes is None else kv_bytes // kv_block_bytes
+    if kv_bytes is None:
+        asked = min(one * max_num_seqs, max(one, int(AUTO_SHARE * left) // kv_block_bytes))
+    else:
+        asked = kv_bytes // kv_block_bytes
     blocks = max(min(asked, left // kv_block_bytes), 0)
     suggestion = None
     if blocks < one:
