@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 @dataclass_transform(frozen_default=True)
-def _record(cls: type[_T]) -> type[_T]:
+def record(cls: type[_T]) -> type[_T]:
     """A dataclass that is frozen to the type checker but not at run time.
 
     For the values that are made once per sequence and step: a frozen dataclass takes 1 to 2 µs to build, this 0.3.
@@ -95,7 +95,7 @@ class Request:
 # --------------------------------------------------------------------------------------------- scheduler → backend
 
 
-@_record
+@record
 class RowSampling:
     """How a backend chooses one token at one position. Complete in itself: a backend keeps no state per sequence,
     so nothing of one request can leak into the next that takes its place in the batch.
@@ -142,7 +142,7 @@ class RowSampling:
 GREEDY = RowSampling()
 
 
-@_record
+@record
 class PlanRow:
     """A run of consecutive tokens of one sequence, computed in one step.
 
@@ -195,7 +195,7 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@_record
+@record
 class RowResult:
     """What a step gave for one plan row: the chosen token (None if none was asked for), or why the row failed.
 
@@ -219,7 +219,7 @@ class StepResult:
 # ------------------------------------------------------------------------------------------------ engine → listener
 
 
-@_record
+@record
 class TokenEvent:
     """Something that happened to one sequence in one step.
 

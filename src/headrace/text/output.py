@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from headrace.text.detokenizer import Detokenizer
 from headrace.text.stop import StopMatcher, Stops
 from headrace.text.tokenizer import Tokenizer
-from headrace.types import SamplingParams, TokenEvent
+from headrace.types import SamplingParams, TokenEvent, record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OutputDelta:
     """What one event adds.
 

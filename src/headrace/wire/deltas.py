@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from headrace.types import record
+
 LOGPROB_FLOOR = -9999.0
 """JSON has no -Infinity; vLLM writes this number for it."""
 
@@ -46,7 +48,7 @@ class PromptPart:
     logprobs: tuple[ShownToken, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Delta:
     """What a step added to one choice. ``finish`` is set in the choice's last delta and in no other.
 
