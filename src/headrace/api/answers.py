@@ -23,6 +23,7 @@ from headrace.wire.fold import Document, chat_document, completion_document
 from headrace.wire.limits import Limits
 from headrace.wire.openai_requests import parse_chat, parse_completion
 
+Write = Callable[[bytes], bool]
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -61,11 +62,12 @@ class Answerer:
                 reply = await self._prepare(scope, receive, arrival)
         except ClientGone:
             return
-        reply.disconnect = scope.get("extensions", {}).get("headrace.disconnect")
+        extensions = scope.get("extensions", {})
+        reply.disconnect = extensions.get("headrace.disconnect")
         self._desk.submit(reply)
         watcher = asyncio.create_task(_watch(receive, reply))
         try:
-            await _deliver(reply, send)
+            await _deliver(reply, send, extensions.get("headrace.write"))
         finally:
             watcher.cancel()
             self._desk.close(reply)
@@ -114,7 +116,7 @@ async def _watch(receive: Receive, reply: Reply) -> None:
     reply.leave()
 
 
-async def _deliver(reply: Reply, send: Send) -> None:
+async def _deliver(reply: Reply, send: Send, write: Write | None) -> None:
     """Send the answer. What fails before the first byte is raised, and becomes a status code."""
     await reply.changed()
     if reply.gone:
@@ -122,14 +124,18 @@ async def _deliver(reply: Reply, send: Send) -> None:
     if reply.error is not None and not reply.buffered:
         raise reply.error
     if reply.style.stream:
-        await _stream(reply, send)
+        await _stream(reply, send, write)
     else:
         await respond_json(send, reply.document())
 
 
-async def _stream(reply: Reply, send: Send) -> None:
-    """One write for whatever has come since the last one; the body ends right after ``[DONE]``."""
+async def _stream(reply: Reply, send: Send, write: Write | None) -> None:
+    """One write for whatever has come since the last one; the body ends right after ``[DONE]``.
+
+    Between the first write and the last one the reply does without this function, as long as ``write`` does.
+    """
     await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+    reply.write = write
     over = False
     while not over:
         await reply.changed()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from headrace.wire.chunks import to_json
 from headrace.wire.failures import error_json
@@ -21,7 +22,8 @@ class Connection(HttpToolsProtocol):
     """One client's connection. A subclass made by `with_limits` carries the limits.
 
     A head that is too large or too slow to arrive is refused and the connection closed, before any application runs.
-    Exchanges can cut the connection through the ASGI extension ``headrace.disconnect``.
+    Exchanges can cut the connection through the ASGI extension ``headrace.disconnect``, and go on with a chunked
+    response without ASGI's ``send``, through ``headrace.write`` (see `write_chunk`).
     """
 
     max_head_bytes = 32 << 10
@@ -84,6 +86,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_arrived()
         super().on_headers_complete()
+        self.scope["extensions"]["headrace.write"] = partial(write_chunk, self.cycle)  # type: ignore[typeddict-item]
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body: a chunk, or what one read brought."""
@@ -128,6 +131,18 @@ class Connection(HttpToolsProtocol):
             % (status, _PHRASES[status], len(body), body)
         )
         self.transport.close()
+
+
+def write_chunk(cycle: RequestResponseCycle, data: bytes) -> bool:
+    """Write a piece of a chunked response, here and now: a fifth of what a task's wake-up and ``send`` cost.
+
+    False, and nothing written, if that is for ``send`` to do: the reader is behind or gone, or the response has not
+    begun, is over or is not chunked.
+    """
+    if cycle.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
+        return False
+    cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+    return True
 
 
 def with_limits(max_head_bytes: int, head_timeout: float) -> type[Connection]:

@@ -88,9 +88,9 @@ class Desk:
                 if choice.stopped_by_text and event.finish is None:
                     self._engine.abort(event.request_id, event.index, FinishReason.STOP)
         for reply in touched:
+            reply.flush()
             if reply.buffered > self._settings.max_stream_buffer:
                 self._cut_off(reply)
-            reply.wake()
 
     def submit(self, reply: Reply) -> None:
         """Put all requests of a call into the engine, or none.

@@ -1,8 +1,9 @@
 """One call between the engine's events and its caller's socket.
 
-Lives on the event loop alone. Events come in by `on_event`; the route's handler waits in `changed` and takes what there
-is to send: everything that came since it last looked, in one piece, so that a slow socket makes bigger writes and
-not more of them.
+Lives on the event loop alone. Events come in by `on_event`, and after those of a step `flush`: in the middle of a stream
+it writes them straight to the connection. At the beginning, at the end and while the reader is behind, the route's
+handler does it: it waits in `changed` and takes everything that came since it last looked, in one piece, so that a slow
+socket makes bigger writes and not more of them.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Reply:
         """When the send that is waiting for its reader began (``time.monotonic()``)."""
         self.disconnect: Callable[[], None] | None = None
         """Cuts the connection at once, unsent bytes and all."""
+        self.write: Callable[[bytes], bool] | None = None
+        """Writes a piece of the stream at once, or says False; given when the response has begun."""
         self._head = head
         self._writer = writer
         self._document = document
@@ -131,6 +134,22 @@ class Reply:
         """Let the handler look."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def flush(self) -> None:
+        """Write what has come, if that is all there is to it; else let the handler do it. Bytes keep their order: as long
+        as the handler's send is waiting, everything waits behind it."""
+        if (
+            self.write is None
+            or self.blocked_since is not None
+            or self.complete
+            or self.error is not None
+            or self.gone
+            or (self._buffer and not self.write(b"".join(self._buffer)))
+        ):
+            self.wake()
+        else:
+            self._buffer.clear()
+            self._buffered = 0
 
     async def changed(self) -> None:
         """Wait until there is something for the handler to do: to send, to fail, or to go."""
