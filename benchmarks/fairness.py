@@ -2,8 +2,8 @@
 
     python -m benchmarks.fairness [--long-users 4] [--long-tokens 8000]
 
-Starts the server with two keys. "idle": one client asks short questions, nobody else is there. "beside": another client keeps
-``--long-users`` prompts of ``--long-tokens`` tokens in flight all the time. Writes benchmarks/results/DATE-fairness.json.
+Starts the server with two keys. "idle": one client asks short questions, nobody else is there. "beside": another client
+keeps ``--long-users`` prompts of ``--long-tokens`` tokens in flight. Writes benchmarks/results/DATE-fairness.json.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ import platform
 import re
 import subprocess
 import time
-from importlib import metadata
 from pathlib import Path
+
+from headrace import __version__
 
 ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 
@@ -33,6 +34,6 @@ def describe() -> dict[str, object]:
         "load_before": os.getloadavg()[0],
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "headrace": metadata.version("headrace"),
+        "headrace": __version__,
         "commit": commit.stdout.strip(),
     }
