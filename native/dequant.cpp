@@ -9,48 +9,14 @@
 #include <cstdint>
 #include <cstring>
 
-// Expanding the weights is part of every start. On Linux x86-64 GCC compiles the loops twice and picks at load; the
-// arithmetic is the same (no contraction), so the results are too.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define WIDE __attribute__((target_clones("arch=x86-64-v3", "default")))
-#else
-#define WIDE
-#endif
-#define INLINE __attribute__((always_inline)) inline
+#include "half.h"
 
 namespace {
 
-INLINE float bits_to_float(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-INLINE uint32_t float_to_bits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-// Masks, not branches, so that a row of these vectorises. Subnormals go through an integer product and not through
-// a subnormal float32, which threads that flush denormals would lose.
-INLINE float half_to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t magnitude = half & 0x7fffu;
-  const uint32_t is_special = 0u - static_cast<uint32_t>(magnitude >= 0x7c00u);
-  const uint32_t is_subnormal = 0u - static_cast<uint32_t>(magnitude < 0x400u);
-  const uint32_t normal = (magnitude << 13) + (112u << 23) + (is_special & (112u << 23));
-  const uint32_t subnormal = float_to_bits(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
-  return bits_to_float(sign | (is_subnormal & subnormal) | (~is_subnormal & normal));
-}
-
-INLINE uint16_t load_u16(const uint8_t* p) {
-  uint16_t value;
-  std::memcpy(&value, p, sizeof value);
-  return value;
-}
-
-INLINE float load_half(const uint8_t* p) { return half_to_float(load_u16(p)); }
+using hr::bits_to_float;
+using hr::half_to_float;
+using hr::load_half;
+using hr::load_u16;
 
 // ------------------------------------------------------------------------------------------------- plain types
 

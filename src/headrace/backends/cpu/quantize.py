@@ -1,0 +1,74 @@
+"""Float weights to fewer bits, natively: what ``--quantize`` does at load and `headrace quantize` does to a file.
+
+``int8`` is Q8_0: 32 weights share a float16 scale, 8.5 bits a weight. ``int4`` is Q4_1 (a scale and a minimum, 5 bits a
+weight) chosen for the least squared error of each block; the embedding and the head, whose errors go straight into the
+logits, take Q8_0. Vectors (norms, biases) stay as they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from headrace.backends.cpu import library
+from headrace.errors import ModelFileError
+from headrace.weights.spec import BLOCK_LAYOUT, DType, Tensor
+
+ROUND, FIT = 0, 1
+"""``HR_ROUND``, ``HR_FIT``: scales from the extreme values, or by least squared error."""
+
+FLOATS = (DType.F32, DType.F16, DType.BF16)
+OUTER = ("embedding", "lm_head")
+_CODES = {dtype: code for code, dtype in enumerate(DType)}
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How a model's matrices are stored: ``inner`` those of the layers, ``outer`` the embedding and the head."""
+
+    inner: DType
+    outer: DType
+    method: int = ROUND
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    "int8": Scheme(DType.Q8_0, DType.Q8_0),
+    "int4": Scheme(DType.Q4_1, DType.Q8_0, FIT),
+    "q8_0": Scheme(DType.Q8_0, DType.Q8_0),
+    "q4_0": Scheme(DType.Q4_0, DType.Q8_0),
+    "q4_1": Scheme(DType.Q4_1, DType.Q8_0),
+}
+"""The two of ``--quantize``; and llama.cpp's types, rounded as its converter rounds."""
+
+
+def quantized(name: str, tensor: Tensor, scheme: Scheme) -> Tensor:
+    """The tensor under the scheme. Vectors, tensors that are not float, and rows that no block divides stay the same.
+
+    ``name`` is canonical (`headrace.weights.spec`).
+
+    Raises:
+        ModelFileError: a value is not finite, or too large for a float16 scale.
+    """
+    target = scheme.outer if name in OUTER else scheme.inner
+    elements, size = BLOCK_LAYOUT[target]
+    if len(tensor.shape) != 2 or tensor.dtype not in FLOATS or tensor.shape[1] % elements:
+        return tensor
+    count = tensor.shape[0] * tensor.shape[1]
+    out = bytearray(count // elements * size)
+    into = (ctypes.c_char * len(out)).from_buffer(out)
+    with library.address_of(tensor.data) as address:
+        fine = _native()(_CODES[tensor.dtype], address, _CODES[target], scheme.method, ctypes.addressof(into), count)
+    if not fine:
+        raise ModelFileError(f"{name}: cannot be quantised: a value is not finite or too large for {target}")
+    return Tensor(target, tensor.shape, memoryview(out).toreadonly())
+
+
+@functools.cache
+def _native() -> Callable[..., bool]:
+    """``hr_requantize``: (from, source, to, method, destination, elements); it releases the GIL."""
+    function = library.library().hr_requantize
+    function.restype = ctypes.c_bool
+    function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_long)
+    return function
