@@ -69,7 +69,7 @@ typedef struct hr_row {
   int32_t first_token, num_tokens;
   int32_t start;  // position of the first token
   int32_t first_block, num_blocks;
-  int32_t want;  // HR_WANT_ or an index into samplings
+  int32_t want;  // HR_WANT_ or the index of the first of its samplings
   int32_t first_target, num_targets;
   int32_t target_logprobs;
 } hr_row;
@@ -82,11 +82,12 @@ typedef struct hr_batch {
   const int32_t* targets;
   const hr_sampling* samplings;
   int32_t num_rows, num_tokens, num_blocks, num_copies, num_targets, num_samplings;
+  const int32_t* num_choices;  // per row: after so many of its last tokens a token is chosen; null: one for each row
 } hr_batch;
 
-// The results, in arrays of the caller's. A status is an HR_SAMPLE_ code. `row_` has one element for each row (set for
-// greedy rows, token -1 elsewhere); the rest has one for each sampling, then one for each target. An entry's most
-// likely tokens start, in the `top_` arrays, after as many as all entries before it asked for.
+// The results, in arrays of the caller's. A status is an HR_SAMPLE_ code. `row_` has one element for each choice of each
+// row (set for greedy rows, token -1 elsewhere); the rest has one for each sampling, then one for each target. An
+// entry's most likely tokens start, in the `top_` arrays, after as many as all entries before it asked for.
 typedef struct hr_result {
   int32_t* row_token;
   int32_t* row_status;

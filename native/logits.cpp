@@ -26,8 +26,7 @@ void Step::logits_pass(Walk& w, long greedy, long first, long count) {
   const Matrix& m = model_.lm_head;
   const long rows = greedy + count, ld = s_.logit_ld;
   for (long i; (i = claim(w, rows)) >= 0;) {
-    const long token = i < greedy ? batch_.rows[greedy_[i]].first_token + batch_.rows[greedy_[i]].num_tokens - 1
-                                  : entries_[first + i - greedy].token;
+    const long token = i < greedy ? greedy_[i].token : entries_[first + i - greedy].token;
     k_.norm_to_a(s_.residual + token * s_.hidden_ld, model_.final_norm, spec_.hidden, spec_.norm_eps, s_.a_hidden,
                  m.k_tiles, (int)i);
   }
@@ -68,9 +67,9 @@ void Step::choose_greedy(long i) {
         index = best.index[j];
       }
     }
-  const int row = greedy_[i];
-  result_.row_status[row] = bad ? HR_SAMPLE_NOT_FINITE : index == INT32_MAX ? HR_SAMPLE_ALL_BANNED : HR_SAMPLE_OK;
-  result_.row_token[row] = result_.row_status[row] ? -1 : index;
+  const int choice = greedy_[i].choice;
+  result_.row_status[choice] = bad ? HR_SAMPLE_NOT_FINITE : index == INT32_MAX ? HR_SAMPLE_ALL_BANNED : HR_SAMPLE_OK;
+  result_.row_token[choice] = result_.row_status[choice] ? -1 : index;
 }
 
 void Step::choose(Walk& w, long i, float* logits) {

@@ -37,7 +37,7 @@ void Step::check() const {
       throw Error(row_name(i) + "its tokens, targets and sampling must follow those of the rows before it");
     tokens += row.num_tokens;
     targets += row.num_targets;
-    samplings += row.want >= 0;
+    if (row.want >= 0) samplings += choices(i);
   }
   if (tokens != b.num_tokens || targets != b.num_targets || samplings != b.num_samplings)
     throw Error("the rows do not add up to the batch's tokens, targets and samplings");
@@ -53,10 +53,13 @@ void Step::check_row(const hr_row& row, int index) const {
     throw Error(name + "its block table is outside the batch's blocks");
   if ((long)row.num_blocks * kKvBlock < (long)row.start + row.num_tokens)
     throw Error(name + std::to_string(row.num_blocks) + " blocks do not cover its tokens");
-  if (row.want < HR_WANT_GREEDY || row.want >= std::max(batch_.num_samplings, 0)) throw Error(name + "bad sampling index");
+  if (choices(index) < 1 || choices(index) > row.num_tokens) throw Error(name + "more choices than tokens, or none");
+  if (row.want < HR_WANT_GREEDY || (row.want >= 0 && row.want > batch_.num_samplings - choices(index)))
+    throw Error(name + "bad sampling index");
   if (row.num_targets < 0 || row.num_targets > row.num_tokens) throw Error(name + "more targets than tokens");
   if (row.target_logprobs < 0 || row.target_logprobs > spec_.vocab) throw Error(name + "bad number of target logprobs");
-  if (row.want >= 0 && batch_.samplings[row.want].logprobs > spec_.vocab) throw Error(name + "bad number of logprobs");
+  for (int j = 0; row.want >= 0 && j < choices(index); j++)
+    if (batch_.samplings[row.want + j].logprobs > spec_.vocab) throw Error(name + "bad number of logprobs");
 }
 
 void Step::plan_tokens() {
@@ -104,15 +107,18 @@ void Step::plan_attention() {
 
 void Step::plan_logits() {
   long offset = 0;
-  for (int i = 0; i < batch_.num_rows; i++) {
+  for (int i = 0, choice = 0; i < batch_.num_rows; i++) {
     const hr_row& row = batch_.rows[i];
-    result_.row_token[i] = -1;
-    result_.row_status[i] = HR_SAMPLE_OK;
-    if (row.want == HR_WANT_GREEDY) greedy_.push_back(i);
-    if (row.want < 0) continue;
-    const int tops = std::max(0, batch_.samplings[row.want].logprobs);
-    entries_.push_back({row.first_token + row.num_tokens - 1, row.want, -1, row.want, tops, offset});
-    offset += tops;
+    const int first = row.first_token + row.num_tokens - choices(i);
+    for (int j = 0; j < choices(i); j++, choice++) {
+      result_.row_token[choice] = -1;
+      result_.row_status[choice] = HR_SAMPLE_OK;
+      if (row.want == HR_WANT_GREEDY) greedy_.push_back({first + j, choice});
+      if (row.want < 0) continue;
+      const int sampling = row.want + j, tops = std::max(0, batch_.samplings[sampling].logprobs);
+      entries_.push_back({first + j, sampling, -1, sampling, tops, offset});
+      offset += tops;
+    }
   }
   for (int i = 0; i < batch_.num_rows; i++) {
     const hr_row& row = batch_.rows[i];

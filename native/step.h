@@ -24,6 +24,12 @@ struct AttentionUnit {
   long slot;  // -1: the unit is the whole tile
 };
 
+// A row of logits of which only the arg-max is wanted. `choice` indexes hr_result's row_ arrays.
+struct GreedyEntry {
+  int token;  // in the batch
+  int choice;
+};
+
 // A row of logits that is written out: sampled from, or a target's logprob taken. `entry` indexes hr_result.
 struct LogitEntry {
   int token;   // in the batch
@@ -50,6 +56,7 @@ class Step {
 
   void check() const;
   void check_row(const hr_row& row, int index) const;
+  int choices(int row) const { return batch_.num_choices ? batch_.num_choices[row] : 1; }
   void plan_tokens();
   void plan_attention();
   void plan_logits();
@@ -90,7 +97,7 @@ class Step {
   std::vector<long> split_tiles_;  // first unit of each tile that is cut into splits
   bool kv_phase_ = false;  // KV is written in a phase of its own, not by the one unit that reads it
   long slots_ = 0;
-  std::vector<int> greedy_;  // rows
+  std::vector<GreedyEntry> greedy_;
   std::vector<LogitEntry> entries_;
 };
 

@@ -151,6 +151,8 @@ class PlanRow:
     ``sampling`` is set when a token is to be chosen after the last of ``tokens``; None for a prefill chunk that
     does not end its prompt. ``targets`` is set when prompt logprobs are asked for: ``targets[i]`` is the token
     that follows ``tokens[i]``, whose logprob is wanted, with ``target_logprobs`` alternatives.
+    ``earlier``, with ``sampling``, asks for tokens after earlier ones too: its last says how to choose after
+    ``tokens[-2]``, the one before after ``tokens[-3]``, and so on. That is how drafted tokens are checked.
     """
 
     sequence: int
@@ -160,6 +162,7 @@ class PlanRow:
     sampling: RowSampling | None = None
     targets: Sequence[int] = ()
     target_logprobs: int = 0
+    earlier: Sequence[RowSampling] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,8 @@ class Plan:
                 raise ValueError(f"sequence {row.sequence}: {len(row.blocks)} blocks do not cover its tokens")
             if row.targets and len(row.targets) > len(row.tokens):
                 raise ValueError(f"sequence {row.sequence}: more targets than tokens")
+            if row.earlier and (row.sampling is None or len(row.earlier) >= len(row.tokens)):
+                raise ValueError(f"sequence {row.sequence}: more choices than tokens, or none after the last")
 
     @property
     def num_tokens(self) -> int:
@@ -200,13 +205,14 @@ class RowResult:
     """What a step gave for one plan row: the chosen token (None if none was asked for), or why the row failed.
 
     ``target_logprobs`` has one entry for each of the row's ``targets``. A row with an ``error`` (a NaN logit, say)
-    ends its own request only.
+    ends its own request only. ``earlier`` has one result for each of the row's ``earlier``, each with its own error.
     """
 
     token: int | None = None
     logprobs: TokenLogprobs | None = None
     target_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
+    earlier: Sequence[RowResult] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +301,8 @@ class StepStats:
     inter_token: tuple[tuple[float, int], ...] = ()
     queue_times: tuple[float, ...] = ()
     first_token_times: tuple[float, ...] = ()
+    drafts: tuple[tuple[int, int], ...] = ()
+    """(tokens drafted, of them accepted) of each row that checked a draft."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from array import array
+from dataclasses import replace
 
 from headrace.backends.cpu.library import WANT_GREEDY, WANT_NOTHING, BatchStruct, ResultStruct, sampling_error
 from headrace.types import GREEDY, Plan, PlanRow, RowResult, RowSampling, StepResult, TokenLogprobs
@@ -33,6 +34,7 @@ class Batch:
         self._blocks = array("i")
         self._copies = array("i")
         self._targets = array("i")
+        self._choices = array("i")
         self._samplings = bytearray()
         self._kept: list[array[int] | array[float]] = []  # what samplings point to
         self._integers = array("i")
@@ -43,22 +45,26 @@ class Batch:
     def fill(self, plan: Plan) -> None:
         """Write the plan into the buffers and point the structures at them."""
         rows, tokens, blocks, targets = self._rows, self._tokens, self._blocks, self._targets
-        del rows[:], tokens[:], blocks[:], targets[:]
+        del rows[:], tokens[:], blocks[:], targets[:], self._choices[:]
         self._samplings.clear()
         self._kept.clear()
         self._tops = 0
-        samplings = 0
+        samplings, drafted = 0, False
         for row in plan.rows:
             sampling = row.sampling
-            if sampling is GREEDY:
-                want = WANT_GREEDY
-            elif sampling is None:
+            if sampling is None:
                 want = WANT_NOTHING
-            elif sampling.is_plain_greedy:
+            elif row.earlier:
+                want = WANT_GREEDY if _is_plain(row) else samplings
+                drafted = True
+            elif sampling is GREEDY or sampling.is_plain_greedy:
                 want = WANT_GREEDY
             else:
                 want = samplings
-                samplings += 1
+            if want >= 0 and sampling is not None:
+                samplings += 1 + len(row.earlier)
+                for each in row.earlier:
+                    self._add_sampling(each)
                 self._add_sampling(sampling)
             place = len(tokens), len(row.tokens), row.start, len(blocks), len(row.blocks)
             rows.extend((*place, want, len(targets), len(row.targets), row.target_logprobs))
@@ -68,6 +74,8 @@ class Batch:
                 targets.extend(row.targets)
         self._tops += sum(len(row.targets) * row.target_logprobs for row in plan.rows if row.targets)
         self._copies = array("i", [block for pair in plan.copies for block in pair])
+        if drafted:
+            self._choices.extend([1 + len(row.earlier) for row in plan.rows])
         self._point(len(plan.rows), len(plan.copies), samplings)
 
     def _add_sampling(self, s: RowSampling) -> None:
@@ -102,7 +110,8 @@ class Batch:
 
     def _point(self, num_rows: int, num_copies: int, samplings: int) -> None:
         entries = samplings + len(self._targets)
-        integers, floats = 2 * num_rows + 4 * entries + self._tops, entries + self._tops
+        choices = sum(self._choices) or num_rows
+        integers, floats = 2 * choices + 4 * entries + self._tops, entries + self._tops
         if len(self._integers) < integers:
             self._integers = array("i", bytes(8 * integers))
         if len(self._floats) < floats:
@@ -116,10 +125,11 @@ class Batch:
         b.samplings = ctypes.addressof(ctypes.c_char.from_buffer(self._samplings)) if samplings else None
         b.num_rows, b.num_tokens, b.num_blocks = num_rows, len(self._tokens), len(self._blocks)
         b.num_copies, b.num_targets, b.num_samplings = num_copies, len(self._targets), samplings
+        b.num_choices = self._choices.buffer_info()[0] if self._choices else None
         r = self.result
         at = self._integers.buffer_info()[0]
-        r.row_token, r.row_status = at, at + 4 * num_rows
-        at += 8 * num_rows
+        r.row_token, r.row_status = at, at + 4 * choices
+        at += 8 * choices
         r.token, r.status, r.rank, r.top_count = (at + 4 * entries * i for i in range(4))
         r.top_ids = at + 16 * entries
         at = self._floats.buffer_info()[0]
@@ -127,18 +137,19 @@ class Batch:
 
     def results(self, plan: Plan) -> StepResult:
         """What the native call wrote, one result for each row of the plan that was filled in."""
-        n = len(plan.rows)
+        n = sum(self._choices) or len(plan.rows)
         samplings = self.batch.num_samplings
-        if not samplings and not self._targets:
+        if not samplings and not self._targets and not self._choices:
             plain = zip(plan.rows, self._integers[:n], self._integers[n : 2 * n], strict=True)
             return StepResult([self._plain_result(row, token, status) for row, token, status in plain])
         reader = _EntryReader(self._integers[2 * n :], self._floats, samplings + len(self._targets))
+        tokens = zip(self._integers[:n], self._integers[n : 2 * n], strict=True)
         results: list[RowResult] = []
-        for i, row in enumerate(plan.rows):
-            if row.sampling is None or row.sampling.is_plain_greedy:
-                results.append(self._plain_result(row, self._integers[i], self._integers[n + i]))
-            else:
-                results.append(reader.next(row.sampling.logprobs))
+        for row in plan.rows:
+            found = [self._plain_result(row, *next(tokens)) for _ in range(1 + len(row.earlier))]
+            if row.sampling is not None and not _is_plain(row):
+                found = [reader.next(sampling.logprobs) for sampling in (*row.earlier, row.sampling)]
+            results.append(replace(found[-1], earlier=found[:-1]) if row.earlier else found[-1])
         return StepResult([reader.with_targets(row, result) for row, result in zip(plan.rows, results, strict=True)])
 
     def _plain_result(self, row: PlanRow, token: int, status: int) -> RowResult:
@@ -152,6 +163,12 @@ class Batch:
                 self._plain.clear()
             result = self._plain[token] = RowResult(token=token)
         return result
+
+
+def _is_plain(row: PlanRow) -> bool:
+    """Whether each of the row's choices is the arg-max of the raw logits."""
+    samplings = (*row.earlier, row.sampling)
+    return all(each is GREEDY or (each is not None and each.is_plain_greedy) for each in samplings)
 
 
 class _EntryReader:
@@ -185,6 +202,6 @@ class _EntryReader:
         entries = [self.next(row.target_logprobs) for _ in row.targets]
         errors = [entry.error for entry in entries if entry.error]
         if errors:
-            return RowResult(error=result.error or errors[0])
+            return RowResult(error=result.error or errors[0], earlier=result.earlier)
         targets = tuple(entry.logprobs for entry in entries if entry.logprobs)
-        return RowResult(result.token, result.logprobs, targets, result.error)
+        return RowResult(result.token, result.logprobs, targets, result.error, result.earlier)

@@ -57,6 +57,7 @@ class BatchStruct(ctypes.Structure):
         *((name, _ADDRESS) for name in ("rows", "tokens", "blocks", "copies", "targets", "samplings")),
         *((name, _I32) for name in ("num_rows", "num_tokens", "num_blocks", "num_copies")),
         *((name, _I32) for name in ("num_targets", "num_samplings")),
+        ("num_choices", _ADDRESS),
     )
 
 

@@ -99,22 +99,32 @@ class ReferenceBackend:
         self._kv = self._kv[:0].copy()
 
     def _run_row(self, row: PlanRow) -> RowResult:
-        token, logprobs, error = None, None, None
+        error: str | None = None
         targets: list[TokenLogprobs] = []
-        last = len(row.tokens) - 1
+        chosen: list[RowResult] = []
+        samplings = () if row.sampling is None else (*row.earlier, row.sampling)
+        first = len(row.tokens) - len(samplings)
         for i, input_token in enumerate(row.tokens):
             hidden = self._decoder.hidden(input_token, row.start + i, row.blocks, self._kv)
             try:
                 if i < len(row.targets):
                     z = adjusted(self._decoder.logits(hidden), PLAIN)
                     targets.append(token_logprobs(z, row.targets[i], row.target_logprobs))
-                if i == last and row.sampling is not None:
-                    token, logprobs = sample(self._decoder.logits(hidden), row.sampling)
             except SamplingError as fault:
                 error = error or str(fault)
+            if i >= first:
+                chosen.append(self._choose(hidden, samplings[i - first]))
+        last = chosen.pop() if chosen else RowResult()
+        error = error or last.error
         if error is not None:
-            return RowResult(error=error)
-        return RowResult(token, logprobs, tuple(targets))
+            return RowResult(error=error, earlier=chosen)
+        return RowResult(last.token, last.logprobs, tuple(targets), earlier=chosen)
+
+    def _choose(self, hidden: Floats, sampling: RowSampling) -> RowResult:
+        try:
+            return RowResult(*sample(self._decoder.logits(hidden), sampling))
+        except SamplingError as fault:
+            return RowResult(error=str(fault))
 
     def _check(self, plan: Plan) -> None:
         if plan.num_tokens > self._max_batch_tokens:
