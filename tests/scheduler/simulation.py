@@ -172,6 +172,8 @@ def live(seed: int) -> World:
         max_model_len=rng.choice([max_total, max_total + 50]),
         max_prefill_tokens=rng.choice([1, 5, 16, 512]),
         short_share=rng.choice([0.0, 0.25, 0.5]),
+        prefill_seconds=rng.choice([1e-9, 0.5, 20.0, 1e9]),
+        context_unit=rng.choice([1.0, 30.0, 1e6]),
     )
     world = World(config, num_blocks, prefix_caching=rng.random() < 0.8)
     abort_rate = rng.choice([0.0, 0.1, 0.5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -21,7 +22,8 @@ class Machine:
 
     def __init__(self, num_blocks: int = 20_000, seats: int = 32, **config: float) -> None:
         self.cache = KVCache(num_blocks)
-        limits = SchedulerConfig(seats, BUDGET, 10_000, CHUNK, **config)
+        exact = {"prefill_seconds": 1e9, "context_unit": 1e12}  # a unit is a token; pace has tests of its own
+        limits = SchedulerConfig(seats, BUDGET, 10_000, CHUNK, **{**exact, **config})
         self.scheduler = Scheduler(limits, self.cache, random.Random(0))
         self.rng = random.Random(0)
         self.now = 0.0
@@ -214,9 +216,22 @@ def test_new_requests_join_at_the_next_step() -> None:
 
 def test_a_lone_clients_long_prompt_gets_the_whole_budget() -> None:
     machine = Machine()
-    machine.add("long", 5 * BUDGET)
+    machine.add("long", 5 * BUDGET - 5)
     machine.run(lambda: "long" in machine.first)
     assert len(machine.steps) == 5
+
+
+def test_steps_stay_short_deep_in_a_context() -> None:
+    """On a machine where attention costs, a chunk shrinks as its context grows; the step takes as long as before."""
+    machine = Machine(context_unit=100.0, prefill_seconds=400.0)
+    machine.add("talk", 8, 200)
+    machine.step()
+    machine.add("long", 9000, client="other")
+    for _ in range(120):
+        machine.step()
+    chunks = [tokens - 1 for _, tokens in machine.steps[2:]]
+    assert chunks[0] > 4 * chunks[-1] > 0
+    assert all(later <= earlier for earlier, later in itertools.pairwise(chunks[10:]))
 
 
 def test_little_is_wasted() -> None:

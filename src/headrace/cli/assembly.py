@@ -18,6 +18,7 @@ from headrace.config import BatchSettings, Config, MachineSettings, ModelSetting
 from headrace.errors import ConfigError
 from headrace.types import BLOCK_SIZE, MemoryItem, MemoryPlan
 from headrace.weights import Checkpoint, open_checkpoint
+from headrace.weights.spec import ModelSpec
 
 if TYPE_CHECKING:
     from headrace.backends.cpu.backend import CpuBackend
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headrace.start")
 T = TypeVar("T")
+
+ATTENTION_COST = 4
+"""How many times as long a multiplication of attention takes as one of a linear layer: exponentials, small tiles."""
 
 MEMORY_SHARE = 0.9
 """Of the memory that is there: the rest is for the operating system, sockets and prompts on their way."""
@@ -178,6 +182,13 @@ def _divide(backend: CpuBackend, batch: BatchSettings, length: int, *, fixed: bo
     return plan
 
 
+def _context_unit(spec: ModelSpec) -> float:
+    """Positions of context whose attention takes as long as a token's linear layers: their multiplications, those of
+    attention counted `ATTENTION_COST` times."""
+    linear = spec.parameters - spec.vocab_size * spec.hidden_size * (1 if spec.tied_embeddings else 2)
+    return linear / (2 * spec.num_layers * spec.num_heads * spec.head_dim * ATTENTION_COST)
+
+
 def _engine(
     config: Config, checkpoint: Checkpoint, backend: CpuBackend, plan: MemoryPlan, length: int
 ) -> tuple[Engine, Recorder]:
@@ -191,7 +202,9 @@ def _engine(
     server = config.section(ServerSettings)
     recorder = Recorder((server.served_model_name or (checkpoint.name,))[0], length)
     cache = KVCache(plan.kv_blocks, prefix_caching=batch.enable_prefix_caching)
-    limits = SchedulerConfig(batch.max_num_seqs, batch.max_num_batched_tokens, length)
+    limits = SchedulerConfig(
+        batch.max_num_seqs, batch.max_num_batched_tokens, length, context_unit=_context_unit(checkpoint.spec)
+    )
     scheduler = Scheduler(limits, cache, random.Random(settings.seed))
     engine = Engine(scheduler, backend, recorder, EngineConfig(max_queued=server.max_queue))
     return engine, recorder

@@ -19,8 +19,12 @@ class SchedulerConfig:
     max_num_batched_tokens: int
     max_model_len: int
     max_prefill_tokens: int = 512
-    """Prefill tokens in a step that also decodes, or while several clients are about: bounds the gap between two
-    tokens of whoever is being answered, and the wait of whoever comes next."""
+    """Prefill units (see `pace`) in a step that also decodes, or while several clients are about; fewer if they would
+    take longer than ``prefill_seconds``. Both bound the gap between two tokens of whoever is being answered, and the
+    wait of whoever comes next."""
+    prefill_seconds: float = 0.06
+    context_unit: float = 1000.0
+    """Positions of context that cost a token's attention as much as all its linear layers: a number of the model."""
     short_share: float = 0.25
     """Part of a step's prefill budget that a long prompt leaves to short ones behind it."""
 
@@ -37,5 +41,7 @@ class SchedulerConfig:
             )
         if self.max_prefill_tokens < 1:
             raise ConfigError(f"max_prefill_tokens is {self.max_prefill_tokens}, and must be at least 1")
+        if self.prefill_seconds <= 0 or self.context_unit <= 0:
+            raise ConfigError("prefill_seconds and context_unit must be above 0")
         if not (0.0 <= self.short_share < 1.0 and 0.0 <= self.newcomer_share < 1.0):
             raise ConfigError("short_share and newcomer_share must be at least 0 and less than 1")

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from headrace.errors import EngineError
 from headrace.kvcache.cache import KVCache, Lease, blocks_for
 from headrace.scheduler.config import SchedulerConfig
+from headrace.scheduler.pace import SMALLEST_CHUNK, Pace, tokens_within, units
 from headrace.scheduler.roster import Roster
+from headrace.scheduler.speculation import Speculation
 from headrace.scheduler.state import SequenceState
 from headrace.types import BLOCK_SIZE, Plan, PlanRow
 
@@ -24,12 +26,17 @@ from headrace.types import BLOCK_SIZE, Plan, PlanRow
 class Planner:
     """Decides what the next step computes."""
 
-    def __init__(self, config: SchedulerConfig, cache: KVCache, roster: Roster) -> None:
+    def __init__(
+        self, config: SchedulerConfig, cache: KVCache, roster: Roster, speculation: Speculation | None = None
+    ) -> None:
         self._config = config
         self._cache = cache
         self._roster = roster
+        self._speculation = speculation
         self._copies: list[tuple[int, int]] = []  # for the next plan
         self._promised = 0  # blocks that running sequences will need to catch up
+        self._pace = Pace(config.prefill_seconds, config.max_prefill_tokens)
+        self._planned = (0.0, 0.0)  # when the latest plan was made, its units of prefill
 
     def plan(self, now: float) -> Plan | None:
         """What to compute in the next step; None if there is nothing to do.
@@ -49,6 +56,13 @@ class Planner:
             raise EngineError("nothing can be planned, and there is work to do")
         return None
 
+    def ran(self, now: float) -> None:
+        """The latest plan has been computed."""
+        if self._speculation is not None:
+            self._speculation.ran(now)
+        begin, prefill = self._planned
+        self._pace.observe(prefill, now - begin)
+
     def _try(self, now: float) -> Plan | None:
         decoding = self._roster.decoding
         full = [s for s in decoding.values() if len(s.tokens) > s.room]
@@ -60,18 +74,33 @@ class Planner:
             if s.lease is not None
         ]
         self._roster.tally.decode_tokens += len(rows)
+        prefill = 0.0
         if len(self._roster.queue):
-            budget = self._config.max_num_batched_tokens - len(rows)
-            if rows or self._roster.is_shared(now):
-                budget = min(budget, self._config.max_prefill_tokens)
-            for sequence, tokens in self._share(budget, now).items():
+            room = self._config.max_num_batched_tokens - len(rows)
+            shared = bool(rows) or self._roster.is_shared(now)
+            budget = min(room, self._pace.budget) if shared else room
+            for sequence, tokens in self._share(budget, room, now).items():
+                prefill += self._units(sequence, 0, tokens)
                 row = self._prefill_row(sequence, tokens)
                 if row is not None:
                     rows.append(row)
         if not rows:
             return None
+        if self._speculation is not None:
+            rows = self._speculate(self._speculation, rows, now)
+        self._planned = (now, prefill)
         copies, self._copies = tuple(self._copies), []
         return Plan(tuple(rows), copies)
+
+    def _speculate(self, speculation: Speculation, rows: list[PlanRow], now: float) -> list[PlanRow]:
+        """Drafts, in a step that has nothing else to do than to decode."""
+        sequences = tuple(self._roster.decoding.values())
+        if len(rows) != len(sequences):
+            speculation.stand_by()
+            return rows
+        rows = speculation.plan(sequences, rows, self._cache, self._config.max_num_batched_tokens, now)
+        self._roster.tally.decode_tokens += sum(len(row.earlier) for row in rows)
+        return rows
 
     def _make_room(self, full: list[SequenceState]) -> None:
         """A block more for each of the decoding sequences ``full``, best rank first, preempting from the other end."""
@@ -79,8 +108,9 @@ class Planner:
             while sequence.lease is not None and not self._cache.grow(sequence.lease, len(sequence.tokens)):
                 self._roster.preempt_last()
 
-    def _share(self, budget: int, now: float) -> dict[SequenceState, int]:
-        """Share ``budget`` prefill tokens among the sequences that are behind; admits those that have no lease yet.
+    def _share(self, budget: float, room: int, now: float) -> dict[SequenceState, int]:
+        """Share ``budget`` units of prefill, at most ``room`` tokens, among the sequences that are behind: each one's
+        tokens. Admits those that have no lease yet.
 
         The queue's order rules, but while others wait it hands out only a part. The rest goes to prompts that fit into
         it whole, shortest first, so that a long prompt delays a short one behind it little, and itself by a bounded
@@ -92,10 +122,10 @@ class Planner:
         shares: dict[SequenceState, int] = {}
         if budget <= 0 or (not behind and len(roster.running) >= self._config.max_num_seqs):
             return shares
-        spare = int(budget * self._config.short_share) if len(queue) > 1 else 0
+        spare = budget * self._config.short_share if len(queue) > 1 else 0.0
         main, admitting = budget - spare, True
         for sequence in queue.candidates():
-            if main == 0:
+            if shares and main < 1:
                 break
             if sequence.lease is None:
                 if self._is_held_back(sequence, now):
@@ -103,28 +133,41 @@ class Planner:
                 if not self._admit(sequence, now):
                     admitting = False
                     break
-            main -= self._grant(sequence, main, shares)
+            least = 0.0 if shares else self._units(sequence, 0, min(SMALLEST_CHUNK, room))
+            main -= self._grant(sequence, max(main, least), shares)
+            if main < 0:
+                main, spare = 0.0, max(0.0, spare + main)
         for sequence in behind:  # those that the refused one stood in front of
-            if main and sequence not in shares:
+            if main >= 1 and sequence not in shares:
                 main -= self._grant(sequence, main, shares)
         spare += main
-        for sequence in queue.shortest(spare) if spare and admitting else ():
+        for sequence in queue.shortest(int(spare)) if spare >= 1 and admitting else ():
             if sequence in shares or (sequence.lease is None and self._is_held_back(sequence, now)):
                 continue
-            if sequence.remaining > spare or (sequence.lease is None and not self._admit(sequence, now)):
+            if self._units(sequence, 0, sequence.remaining) > spare:
+                continue
+            if sequence.lease is None and not self._admit(sequence, now):
                 break
             spare -= self._grant(sequence, spare, shares)
         for sequence in shares:
             spare -= self._grant(sequence, spare, shares)
         return shares
 
-    def _grant(self, sequence: SequenceState, tokens: int, shares: dict[SequenceState, int]) -> int:
-        """Give a sequence up to ``tokens`` more in this step; returns how many."""
+    def _units(self, sequence: SequenceState, skipped: int, count: int) -> float:
+        """Work of a sequence's next ``count`` tokens after the ``skipped`` next ones."""
+        return units(sequence.num_computed + skipped, count, self._config.context_unit)
+
+    def _grant(self, sequence: SequenceState, budget: float, shares: dict[SequenceState, int]) -> float:
+        """Give a sequence tokens of up to ``budget`` units more in this step; returns how many units."""
         had = shares.get(sequence, 0)
-        more = min(tokens, sequence.remaining - had)
+        within = tokens_within(budget, sequence.num_computed + had, self._config.context_unit)
+        more = min(within, sequence.remaining - had)
+        if more == 0:
+            return 0.0
+        work = self._units(sequence, had, more)
         shares[sequence] = had + more
-        self._roster.queue.charge(sequence, more)
-        return more
+        self._roster.queue.charge(sequence, work)
+        return work
 
     def _is_held_back(self, sequence: SequenceState, now: float) -> bool:
         """Whether the sequence would take what is kept for clients that have nothing running: its own does have."""

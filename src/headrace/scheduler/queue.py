@@ -75,14 +75,14 @@ class FairQueue:
         if not cls.started and not cls.clients:
             del self._classes[priority]  # and its virtual times: with nobody waiting, nobody is owed anything
 
-    def charge(self, sequence: SequenceState, tokens: int) -> None:
-        """Tokens are computed for the sequence's client. What a preemption made necessary again is not charged."""
+    def charge(self, sequence: SequenceState, work: float) -> None:
+        """Units of prefill are computed for the sequence's client. What a preemption made necessary again is free."""
         cls = self._classes[sequence.order[0]]
         if sequence.id in cls.started:
             return
         client = sequence.owner.request.client
         cls.now = max(cls.now, cls.times[client])
-        cls.times[client] += tokens
+        cls.times[client] += work
 
     def candidates(self) -> Iterator[SequenceState]:
         """Every sequence, whoever should be served next first, given what was charged up to now.

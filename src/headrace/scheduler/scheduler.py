@@ -11,6 +11,7 @@ from headrace.kvcache.cache import KVCache
 from headrace.scheduler.config import SchedulerConfig
 from headrace.scheduler.planner import Planner
 from headrace.scheduler.roster import Roster
+from headrace.scheduler.speculation import Speculation, accepted
 from headrace.scheduler.state import SequenceState
 from headrace.scheduler.tally import Tally
 from headrace.types import BLOCK_SIZE, FinishReason, Plan, PlanRow, Request, RowResult, StepResult, TokenEvent
@@ -22,11 +23,14 @@ _NOTHING: tuple[int, ...] = ()
 class Scheduler:
     """Live sequences → `Plan`; `StepResult` → events. Owned by the step loop; not thread-safe."""
 
-    def __init__(self, config: SchedulerConfig, cache: KVCache, rng: random.Random) -> None:
+    def __init__(
+        self, config: SchedulerConfig, cache: KVCache, rng: random.Random, speculation: Speculation | None = None
+    ) -> None:
         self.config = config
         self.cache = cache
         self._roster = Roster(cache, config.max_model_len, rng)
-        self._planner = Planner(config, cache, self._roster)
+        self._speculation = speculation
+        self._planner = Planner(config, cache, self._roster, speculation)
 
     # -------------------------------------------------------------------------------- coming, going, looking
 
@@ -110,6 +114,7 @@ class Scheduler:
         """
         if len(result.rows) != len(plan.rows):
             raise EngineError(f"the backend answered {len(result.rows)} of {len(plan.rows)} rows")
+        self._planner.ran(now)
         events: list[TokenEvent] = []
         sequences = self._roster.sequences
         for row, answer in zip(plan.rows, result.rows, strict=True):
@@ -126,42 +131,24 @@ class Scheduler:
     def _commit_row(
         self, sequence: SequenceState, row: PlanRow, answer: RowResult, now: float, events: list[TokenEvent]
     ) -> None:
-        owner, lease, token, error = sequence.owner, sequence.lease, answer.token, answer.error
-        if error is None and (
-            (token is None) != (row.sampling is None) or len(answer.target_logprobs) != len(row.targets)
-        ):
-            error = "the backend's answer does not fit the plan"
+        owner, lease, error = sequence.owner, sequence.lease, answer.error
+        earlier: Sequence[RowResult] = _NOTHING
+        if row.earlier and len(answer.earlier) == len(row.earlier):
+            *earlier, answer = accepted(row, answer, owner.stops)
+            error = answer.error
+            self._note_draft(sequence, len(row.earlier), len(earlier))
+        elif row.earlier or len(answer.target_logprobs) != len(row.targets):
+            error = error or _MISFIT
+        token = answer.token
+        if error is None and (token is None) != (row.sampling is None):
+            error = _MISFIT
+        if error is not None and earlier:  # what was right before it is said first
+            error, answer, self._add_tokens
         if error is not None or lease is None:
             events += self._roster.end(owner, now, FinishReason.ERROR, error)
             return
+        tokens = (*[choice.token for choice in earlier], token)
         computed = sequence.num_computed = row.start + len(row.tokens)
-        if computed % BLOCK_SIZE == 0 or len(row.tokens) > 1:
-            self.cache.computed(lease, sequence.tokens, sequence.keys, computed)
-        if row.targets:
-            owner.prompt_logprobs += answer.target_logprobs
-        if token is None and computed < len(sequence.tokens):
-            return  # a chunk
-        finish, tokens = None, _NOTHING
-        if token is not None:
-            sequence.tokens.append(token)
-            tokens = (token,)
-            if token in owner.stops:
-                finish = FinishReason.STOP
-        if finish is None and len(sequence.tokens) >= owner.end:
-            finish = FinishReason.LENGTH
-        events.append(
-            TokenEvent(
-                owner.request.id,
-                sequence.index,
-                tokens,
-                () if answer.logprobs is None else (answer.logprobs,),
-                finish,
-                token if finish is FinishReason.STOP else None,
-            )
-        )
-        self._note_token(sequence, events, now)
-        if finish is not None:
-            self._roster.finish(owner, sequence.index, finish, now)
 
     def _note_token(self, sequence: SequenceState, events: list[TokenEvent], now: float) -> None:
         """A sequence got a token (or, with ``max_tokens`` 0, its prompt was computed)."""

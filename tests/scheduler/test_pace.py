@@ -1,0 +1,48 @@
+"""Units of prefill against adding them up one by one; the pace against a machine whose speed is known."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.scheduler.pace import Pace, tokens_within, units
+
+CONTEXT = st.floats(0.5, 1e7)
+
+
+@settings(derandomize=True, deadline=None)
+@given(start=st.integers(0, 5000), count=st.integers(0, 300), context_unit=CONTEXT)
+def test_units_add_up_position_by_position(start: int, count: int, context_unit: float) -> None:
+    one_by_one = sum(1 + position / context_unit for position in range(start, start + count))
+    assert units(start, count, context_unit) == pytest.approx(one_by_one, rel=1e-9)
+
+
+@settings(derandomize=True, deadline=None)
+@given(budget=st.floats(-1, 5000), start=st.integers(0, 100_000), context_unit=CONTEXT)
+def test_the_most_tokens_within_a_budget(budget: float, start: int, context_unit: float) -> None:
+    count = tokens_within(budget, start, context_unit)
+    assert count >= 0
+    assert count == 0 or units(start, count, context_unit) <= budget
+    assert units(start, count + 1, context_unit) > budget
+
+
+def test_the_pace_is_learnt_from_steps() -> None:
+    pace = Pace(0.06, 512)
+    assert pace.budget == 512
+    for _ in range(50):
+        pace.observe(0.0, 0.020)  # what decoding alone takes
+        pace.observe(100.0, 0.020 + 100 * 0.0003)
+    assert pace.budget == pytest.approx(0.06 / 0.0003, rel=0.02)
+
+
+def test_the_pace_follows_a_machine_that_slows_down_and_recovers() -> None:
+    pace = Pace(0.06, 512)
+    for per_unit, expected in ((0.0002, 300), (0.002, 30), (0.0002, 300)):
+        for _ in range(60):
+            pace.observe(50.0, 50 * per_unit)
+        assert pace.budget == pytest.approx(expected, rel=0.02)
+
+
+def test_a_fast_machine_is_bounded_by_the_most() -> None:
+    pace = Pace(0.06, 512)
+    pace.observe(100.0, 1e-6)
+    assert pace.budget == 512
