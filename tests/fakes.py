@@ -7,6 +7,7 @@ total oracle for the block bookkeeping and the scheduler.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 
 from headrace.types import (
@@ -98,11 +99,15 @@ class FakeBackend:
         targets = tuple(logprob_of(context[: row.start + i + 1], t) for i, t in enumerate(row.targets))
         if row.sampling is None:
             return RowResult(target_logprobs=targets)
-        token = choose(context, row.sampling)
-        if token is None:
-            return RowResult(error="every token is banned")
-        logprobs = None if row.sampling.logprobs is None else logprob_of(context, token)
-        return RowResult(token, logprobs, targets)
+        before = [_choice(context[: i - len(row.earlier)], sampling) for i, sampling in enumerate(row.earlier)]
+        return replace(_choice(context, row.sampling), target_logprobs=targets, earlier=before)
+
+
+def _choice(context: Sequence[int], sampling: RowSampling) -> RowResult:
+    token = choose(context, sampling)
+    if token is None:
+        return RowResult(error="every token is banned")
+    return RowResult(token, None if sampling.logprobs is None else logprob_of(context, token))
 
 
 def expected_text(request: Request, index: int, seed: int, max_model_len: int) -> list[int]:

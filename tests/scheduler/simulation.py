@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headrace.kvcache.cache import KVCache
 from headrace.kvcache.integrity import problems
 from headrace.scheduler.config import SchedulerConfig
+from headrace.scheduler.drafting import PromptLookup
 from headrace.scheduler.sampling import derive_seed
 from headrace.scheduler.scheduler import Scheduler
+from headrace.scheduler.speculation import Speculation, SpeculationConfig
+from headrace.scheduler.state import SequenceState
 from headrace.types import FinishReason, Plan, Request, SamplingParams, TokenEvent
 from tests.fakes import VOCAB, FakeBackend, expected_text, logprob_of
 
@@ -29,15 +33,24 @@ class Seen:
 class World:
     """Steps the scheduler and checks after every step what must always hold."""
 
-    def __init__(self, config: SchedulerConfig, num_blocks: int, *, prefix_caching: bool = True) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        num_blocks: int,
+        *,
+        prefix_caching: bool = True,
+        speculation: Speculation | None = None,
+    ) -> None:
         self.config = config
         self.cache = KVCache(num_blocks, prefix_caching=prefix_caching, secret=b"test")
-        self.scheduler = Scheduler(config, self.cache, random.Random(1))
+        self.scheduler = Scheduler(config, self.cache, random.Random(1), speculation)
         self.backend = FakeBackend(num_blocks, lambda: self.cache.pool.free)
         self.now = 0.0
         self.requests: dict[str, Request] = {}
         self.seen: dict[tuple[str, int], Seen] = defaultdict(Seen)
         self.last_plan: Plan | None = None
+        self.drafts: list[tuple[int, int]] = []
+        """(drafted, accepted) of every row that checked a draft."""
 
     def add(self, request: Request) -> None:
         self.requests[request.id] = request
@@ -57,6 +70,7 @@ class World:
         self.check_plan(plan)
         result = self.backend.run(plan)
         self.hear(self.scheduler.commit(plan, result, self.now))
+        self.drafts += self.scheduler.take_tally().drafts
         self.check_books()
         return plan
 
@@ -78,8 +92,20 @@ class World:
                 assert seen.events == 0
                 seen.cached_tokens = event.cached_tokens
             seen.tokens += event.tokens
+            if event.logprobs:
+                assert [entry.token for entry in event.logprobs] == list(event.tokens)
+            self.check_logprobs(event, seen)
             seen.finish, seen.error = event.finish, event.error
             seen.events += 1
+
+    def check_logprobs(self, event: TokenEvent, seen: Seen) -> None:
+        """Those of each token in its own context."""
+        request = self.requests[event.request_id]
+        text = [*request.prompt, *seen.tokens]
+        if event.tokens and request.sampling.logprobs is not None:
+            first = len(text) - len(event.tokens)
+            want = tuple(logprob_of(text[:i], text[i]) for i in range(first, len(text)))
+            assert event.logprobs == want
 
     def check_plan(self, plan: Plan) -> None:
         assert plan.num_tokens <= self.config.max_num_batched_tokens
@@ -160,7 +186,36 @@ def random_request(rng: random.Random, name: str, arrival: float, max_total: int
     )
 
 
-def live(seed: int) -> World:
+class Prophet:
+    """Drafts what the sequence will say, wrong now and then, and ends it early or late as it likes."""
+
+    def __init__(self, rng: random.Random, error_rate: float, max_model_len: int) -> None:
+        self._rng = rng
+        self._error_rate = error_rate
+        self._max_model_len = max_model_len
+        self._texts: dict[tuple[str, int], list[int]] = {}
+
+    def propose(self, wanted: Sequence[tuple[SequenceState, int]]) -> list[Sequence[int]]:
+        return [self._guess(sequence, self._rng.randint(0, most)) for sequence, most in wanted]
+
+    def _guess(self, sequence: SequenceState, most: int) -> list[int]:
+        request, index = sequence.owner.request, sequence.index
+        key = request.id, index
+        if key not in self._texts:
+            seed = derive_seed(request.sampling.seed or 0, index)
+            self._texts[key] = expected_text(request, index, seed, self._max_model_len)
+        said = len(sequence.tokens) - len(request.prompt)
+        rest = [*self._texts[key][said:], *self._rng.choices(range(VOCAB), k=most)]
+        wrong = self._rng.random
+        return [self._rng.randrange(VOCAB) if wrong() < self._error_rate else token for token in rest[:most]]
+
+
+def random_speculation(rng: random.Random, max_model_len: int) -> Speculation:
+    drafter = PromptLookup() if rng.random() < 0.2 else Prophet(rng, rng.choice([0.0, 0.1, 0.5]), max_model_len)
+    return Speculation(drafter, SpeculationConfig(rng.choice([1, 3, 15]), rng.choice([4, 16, 64])))
+
+
+def live(seed: int, *, speculates: bool = False) -> World:
     """One whole random life: everything ends, and everything is checked on the way."""
     rng = random.Random(seed)
     num_blocks = rng.choice([4, 6, 9, 20, 60])
@@ -175,7 +230,8 @@ def live(seed: int) -> World:
         prefill_seconds=rng.choice([1e-9, 0.5, 20.0, 1e9]),
         context_unit=rng.choice([1.0, 30.0, 1e6]),
     )
-    world = World(config, num_blocks, prefix_caching=rng.random() < 0.8)
+    speculation = random_speculation(random.Random(seed), config.max_model_len) if speculates else None
+    world = World(config, num_blocks, prefix_caching=rng.random() < 0.8, speculation=speculation)
     abort_rate = rng.choice([0.0, 0.1, 0.5])
     for i in range(rng.randint(1, 14)):
         world.add(random_request(rng, f"r{i}", world.now, max_total))

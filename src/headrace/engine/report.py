@@ -78,4 +78,5 @@ def _step_stats(tally: Tally, plan: Plan, begin: float, now: float, backend_time
         inter_token=tuple((now - then, count) for then, count in tally.gaps.items()),
         queue_times=tuple(tally.queue_times),
         first_token_times=tuple(tally.first_token_times),
+        drafts=tuple(tally.drafts),
     )

@@ -72,11 +72,14 @@ class SamplingRule:
             plain = self._row(array("i"), self._bias)
             self._fixed = GREEDY if plain.is_plain_greedy else plain
 
-    def at(self, tokens: array[int]) -> RowSampling:
-        """How to choose the token after ``tokens`` (prompt and output so far)."""
-        free = len(tokens) >= self._free_from
+    def at(self, tokens: array[int], length: int | None = None) -> RowSampling:
+        """How to choose the token after ``tokens`` (prompt and output so far), or after their first ``length``."""
+        length = len(tokens) if length is None else length
+        free = length >= self._free_from
         if free and self._fixed is not None:
             return self._fixed
+        if length < len(tokens):
+            tokens = tokens[:length]
         bias = self._bias if free else self._min_bias
         if self._words and len(tokens) > self._prompt:
             candidates = self._words.get(tokens[-1])

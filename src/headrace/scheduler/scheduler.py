@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Collection
 from dataclasses import replace
 
 from headrace.errors import EngineError
@@ -14,10 +15,21 @@ from headrace.scheduler.roster import Roster
 from headrace.scheduler.speculation import Speculation, accepted
 from headrace.scheduler.state import SequenceState
 from headrace.scheduler.tally import Tally
-from headrace.types import BLOCK_SIZE, FinishReason, Plan, PlanRow, Request, RowResult, StepResult, TokenEvent
+from headrace.types import (
+    BLOCK_SIZE,
+    FinishReason,
+    Plan,
+    PlanRow,
+    Request,
+    RowResult,
+    StepResult,
+    TokenEvent,
+    TokenLogprobs,
+)
 
 _log = logging.getLogger(__name__)
 _NOTHING: tuple[int, ...] = ()
+_MISFIT = "the backend's answer does not fit the plan"
 
 
 class Scheduler:
@@ -131,24 +143,39 @@ class Scheduler:
     def _commit_row(
         self, sequence: SequenceState, row: PlanRow, answer: RowResult, now: float, events: list[TokenEvent]
     ) -> None:
-        owner, lease, error = sequence.owner, sequence.lease, answer.error
-        earlier: Sequence[RowResult] = _NOTHING
-        if row.earlier and len(answer.earlier) == len(row.earlier):
-            *earlier, answer = accepted(row, answer, owner.stops)
-            error = answer.error
-            self._note_draft(sequence, len(row.earlier), len(earlier))
-        elif row.earlier or len(answer.target_logprobs) != len(row.targets):
-            error = error or _MISFIT
-        token = answer.token
-        if error is None and (token is None) != (row.sampling is None):
-            error = _MISFIT
-        if error is not None and earlier:  # what was right before it is said first
-            error, answer, self._add_tokens
-        if error is not None or lease is None:
+        owner, lease = sequence.owner, sequence.lease
+        tokens, logprobs, error = _outcome(row, answer, owner.stops)
+        if row.earlier:
+            self._note_draft(sequence, len(row.earlier), max(len(tokens) - 1, 0))
+        if lease is None or (error is not None and not tokens):
             events += self._roster.end(owner, now, FinishReason.ERROR, error)
             return
-        tokens = (*[choice.token for choice in earlier], token)
-        computed = sequence.num_computed = row.start + len(row.tokens)
+        sequence.tokens.extend(tokens)
+        # Of a draft, what was not chosen after has been computed for nothing.
+        computed = len(sequence.tokens) - 1 if row.earlier else row.start + len(row.tokens)
+        sequence.num_computed = computed
+        if computed % BLOCK_SIZE == 0 or len(row.tokens) > 1:
+            self.cache.computed(lease, sequence.tokens, sequence.keys, computed)
+        if row.targets:
+            owner.prompt_logprobs += answer.target_logprobs
+        if not tokens and computed < len(sequence.tokens):
+            return  # a chunk
+        finish, stop = None, None
+        if tokens and tokens[-1] in owner.stops:
+            finish, stop = FinishReason.STOP, tokens[-1]
+        elif len(sequence.tokens) >= owner.end:
+            finish = FinishReason.LENGTH
+        events.append(TokenEvent(owner.request.id, sequence.index, tokens, logprobs, finish, stop))
+        self._note_token(sequence, events, now)
+        if finish is not None:
+            self._roster.finish(owner, sequence.index, finish, now)
+        elif error is not None:
+            events += self._roster.end(owner, now, FinishReason.ERROR, error)
+
+    def _note_draft(self, sequence: SequenceState, drafted: int, right: int) -> None:
+        self._roster.tally.drafts.append((drafted, right))
+        if self._speculation is not None:
+            self._speculation.learn(sequence, drafted, right)
 
     def _note_token(self, sequence: SequenceState, events: list[TokenEvent], now: float) -> None:
         """A sequence got a token (or, with ``max_tokens`` 0, its prompt was computed)."""
@@ -178,3 +205,21 @@ class Scheduler:
             cached_tokens=owner.cached_tokens,
             prompt_logprobs=(None, *owner.prompt_logprobs) if wanted else None,
         )
+
+
+def _outcome(
+    row: PlanRow, answer: RowResult, stops: Collection[int]
+) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...], str | None]:
+    """What a row gave: the tokens that count, their logprobs, and why there are no more if something is wrong."""
+    if row.earlier and len(answer.earlier) == len(row.earlier):
+        choices = accepted(row, answer, stops)
+        last = choices[-1]
+        wrong = _MISFIT if last.token is None else None
+        tokens = tuple(choice.token for choice in choices if choice.token is not None)
+        return tokens, tuple(choice.logprobs for choice in choices if choice.logprobs), last.error or wrong
+    if answer.error is not None:
+        return _NOTHING, (), answer.error
+    token, logprobs = answer.token, answer.logprobs
+    if row.earlier or (token is None) != (row.sampling is None) or len(answer.target_logprobs) != len(row.targets):
+        return _NOTHING, (), _MISFIT
+    return _NOTHING if token is None else (token,), () if logprobs is None else (logprobs,), None

@@ -19,4 +19,6 @@ class Tally:
     """Time of the previous token → how many sequences got their next one in this step."""
     queue_times: list[float] = field(default_factory=list)
     first_token_times: list[float] = field(default_factory=list)
+    drafts: list[tuple[int, int]] = field(default_factory=list)
+    """(tokens drafted, of them accepted) of each row that checked a draft."""
     finished: list[RequestStats] = field(default_factory=list)
