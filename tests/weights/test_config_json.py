@@ -195,7 +195,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"model_type": None}, UnsupportedModel, "model_type 'None'"),
     ({"model_type": ["llama"]}, UnsupportedModel, "is not served"),
     ({"auto_map": {"AutoModel": "evil.Model"}}, UnsupportedModel, "auto_map asks for code"),
-    ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModel, "quantization_config"),
+    ({"quantization_config": {"quant_method": "bitsandbytes"}}, UnsupportedModel, "quantization_config: quant_method"),
     ({"mlp_bias": True}, UnsupportedModel, "mlp_bias"),
     ({"hidden_act": "relu"}, UnsupportedModel, "activation 'relu' is not served; served: silu"),
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, UnsupportedModel, "'dynamic' is not served"),

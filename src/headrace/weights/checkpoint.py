@@ -10,6 +10,7 @@ from headrace.weights.files import Fields, read_json
 from headrace.weights.gguf import read_gguf
 from headrace.weights.gguf_spec import spec_from_gguf
 from headrace.weights.names import from_gguf, from_safetensors
+from headrace.weights.packed import packing_from, unpacked
 from headrace.weights.safetensors import read_safetensors_dir
 from headrace.weights.spec import Checkpoint
 from headrace.weights.text_source import text_from_dir, text_from_gguf
@@ -43,6 +44,9 @@ def _open_dir(path: Path, max_model_len: int | None, name: str) -> Checkpoint:
     config = read_json(path / "config.json")
     spec = spec_from_config(config, str(path / "config.json"), max_model_len)
     weights = read_safetensors_dir(path)
+    packing = packing_from(config, str(path / "config.json"))
+    if packing is not None:
+        weights = unpacked(weights, packing, spec, str(path))
     tensors = from_safetensors(spec, weights.tensors, weights.other, str(path))
     return Checkpoint(name, str(path), spec, tensors, text_from_dir(path, config))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from headrace.errors import ModelFileError, UnsupportedModel
 from headrace.weights.files import Fields
+from headrace.weights.packed import packing_from
 from headrace.weights.rope import RopeContext, rope_from, scaled_positions
 from headrace.weights.spec import Activation, ModelSpec, Rope
 
@@ -150,25 +151,24 @@ def spec_from_config(
 
 def _text_part(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """The decoder's own configuration: Gemma 3's multimodal wrapper keeps it under ``text_config``."""
-    _refuse_quantised(config, where)
+    _refuse_foreign(config, where)
     if config.get("model_type") != "gemma3":
         return config
     inner = config.get("text_config")
     if not isinstance(inner, Mapping):
         raise ModelFileError(f"{where}: text_config is missing or not an object")
-    _refuse_quantised(inner, where)
+    _refuse_foreign(inner, where)
     outer = {"tie_word_embeddings": config.get("tie_word_embeddings")}
     return {**outer, **inner, "model_type": "gemma3_text"}
 
 
-def _refuse_quantised(config: Mapping[str, Any], where: str) -> None:
+def _refuse_foreign(config: Mapping[str, Any], where: str) -> None:
     if config.get("auto_map"):
         raise UnsupportedModel(
             f"{where}: auto_map asks for code from the model's repository to be run, which headrace never does. If the "
             "model is a plain one of a served architecture, remove auto_map from the file"
         )
-    if config.get("quantization_config"):
-        raise UnsupportedModel(f"{where}: quantization_config: quantised safetensors are not served; use a GGUF file")
+    packing_from(config, where)
 
 
 def _refuse_variants(fields: Fields) -> None:

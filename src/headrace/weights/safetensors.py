@@ -35,12 +35,22 @@ _SERVED = {"F32": DType.F32, "F16": DType.F16, "BF16": DType.BF16}
 
 
 @dataclass(frozen=True, slots=True)
+class Integers:
+    """A view of an I32 tensor: what AWQ and GPTQ pack quantised weights into."""
+
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
 class SafetensorsFile:
     """What a file, or the shards of one model, hold. ``other`` maps tensors of types that weights never have here
-    (integers, fp8) to the type's name: harmless until one of them is needed."""
+    (integers, fp8) to the type's name: harmless until one of them is needed. ``integers`` are those of them that are
+    I32."""
 
     tensors: Mapping[str, Tensor]
     other: Mapping[str, str]
+    integers: Mapping[str, Integers]
 
 
 def read_safetensors(path: Path) -> SafetensorsFile:
@@ -73,6 +83,7 @@ def read_safetensors(path: Path) -> SafetensorsFile:
 def _checked(entries: dict[str, Any], data: memoryview, where: str) -> SafetensorsFile:
     tensors: dict[str, Tensor] = {}
     other: dict[str, str] = {}
+    integers: dict[str, Integers] = {}
     extents: list[tuple[int, int, str]] = []
     for name, entry in entries.items():
         dtype, shape, begin, end = _entry(entry, len(data), f"{where}: tensor {name[:200]!r}")
@@ -81,6 +92,8 @@ def _checked(entries: dict[str, Any], data: memoryview, where: str) -> Safetenso
             tensors[name] = Tensor(_SERVED[dtype], shape, data[begin:end])
         else:
             other[name] = dtype
+        if dtype == "I32":
+            integers[name] = Integers(shape, data[begin:end])
     reached = 0
     for begin, end, name in sorted(extents):
         if begin != reached:
@@ -89,7 +102,7 @@ def _checked(entries: dict[str, Any], data: memoryview, where: str) -> Safetenso
         reached = end
     if reached != len(data):
         raise ModelFileError(f"{where}: {len(data) - reached} bytes after the last tensor belong to none")
-    return SafetensorsFile(tensors, other)
+    return SafetensorsFile(tensors, other, integers)
 
 
 def _entry(entry: object, size: int, where: str) -> tuple[str, tuple[int, ...], int, int]:
@@ -150,6 +163,7 @@ def _read_shards(folder: Path, index: Path) -> SafetensorsFile:
         raise ModelFileError(f"{index}: weight_map must be an object that maps tensors to files")
     tensors: dict[str, Tensor] = {}
     other: dict[str, str] = {}
+    integers: dict[str, Integers] = {}
     for shard in sorted({_shard_name(value, index) for value in weight_map.values()}):
         if not (folder / shard).is_file():
             raise ModelFileError(f"{folder / shard}: this shard is missing; {index.name} names it")
@@ -159,10 +173,11 @@ def _read_shards(folder: Path, index: Path) -> SafetensorsFile:
                 raise ModelFileError(f"{folder / shard}: tensor {name!r} is in another shard too")
         tensors.update(part.tensors)
         other.update(part.other)
+        integers.update(part.integers)
         absent = [n for n, s in weight_map.items() if s == shard and n not in part.tensors and n not in part.other]
         if absent:
             raise ModelFileError(f"{folder / shard}: tensor {absent[0]!r} is not in it, though {index.name} says so")
-    return SafetensorsFile(tensors, other)
+    return SafetensorsFile(tensors, other, integers)
 
 
 def _shard_name(value: object, index: Path) -> str:

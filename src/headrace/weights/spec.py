@@ -27,7 +27,8 @@ name                                 shape                       present
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,10 +145,43 @@ class Tensor:
     shape: tuple[int, ...]
     data: memoryview
 
+    @property
+    def nbytes(self) -> int:
+        """Length of ``data``, without computing it."""
+        elements, size = BLOCK_LAYOUT[self.dtype]
+        return math.prod(self.shape) // elements * size
+
     def rows(self, begin: int, end: int) -> Tensor:
         """The rows [begin, end) as a view: fused projections (Phi-3) are split this way."""
-        row = len(self.data) // self.shape[0]
+        row = self.nbytes // self.shape[0]
         return Tensor(self.dtype, (end - begin, *self.shape[1:]), self.data[begin * row : end * row])
+
+
+class ComputedTensor(Tensor):
+    """A tensor whose bytes are made when they are asked for, anew each time, so that none are kept: read ``data`` once.
+
+    Checkpoints in layouts that no backend knows (AWQ, GPTQ) come as these.
+    """
+
+    __slots__ = ("_make",)
+    _make: Callable[[], memoryview]
+
+    def __init__(self, dtype: DType, shape: tuple[int, ...], make: Callable[[], memoryview]) -> None:
+        """``make`` gives the bytes; it raises `ModelFileError` where the file's numbers do not fit ``dtype``."""
+        object.__setattr__(self, "dtype", dtype)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "_make", make)
+
+    @property
+    def data(self) -> memoryview:
+        """The tensor's bytes, computed now."""
+        return self._make()
+
+    def rows(self, begin: int, end: int) -> Tensor:
+        """The rows [begin, end), computed later too."""
+        row = self.nbytes // self.shape[0]
+        shape = (end - begin, *self.shape[1:])
+        return ComputedTensor(self.dtype, shape, lambda: self.data[begin * row : end * row])
 
 
 @dataclass(frozen=True, slots=True)

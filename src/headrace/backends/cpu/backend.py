@@ -179,12 +179,12 @@ def _spec_struct(spec: ModelSpec) -> library.SpecStruct:
 
 
 def _set_tensors(native: int, checkpoint: Checkpoint, progress: Callable[[float], None] | None) -> None:
-    total = sum(tensor.data.nbytes for tensor in checkpoint.tensors.values()) or 1
+    total = sum(tensor.nbytes for tensor in checkpoint.tensors.values()) or 1
     error = library.ErrorText()
     done = 0
     for name, tensor in checkpoint.tensors.items():
         _set_tensor(native, name, tensor, error)
-        done += tensor.data.nbytes
+        done += tensor.nbytes
         if progress:
             progress(done / total)
     if library.library().hr_finish(native, *error.arguments):
@@ -197,10 +197,11 @@ def _set_tensor(native: int, name: str, tensor: Tensor, error: library.ErrorText
     if role not in library.ROLES or not (prefix == "" or (prefix.startswith("layers.") and layer.isdecimal())):
         raise ModelFileError(f"{name} is not a tensor of the specification")
     rows, columns = tensor.shape if len(tensor.shape) == 2 else (1, *tensor.shape)
-    with library.address_of(tensor.data) as address:
+    data = tensor.data
+    with library.address_of(data) as address:
         failed = library.library().hr_set_tensor(
             *(native, library.ROLES.index(role), int(layer or 0), _STORAGE[tensor.dtype]),
-            *(address, tensor.data.nbytes, rows, columns),
+            *(address, data.nbytes, rows, columns),
             *error.arguments,
         )
     if failed:
