@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from headrace.cli.machine import available_memory
 from headrace.cli.phases import Phases
 from headrace.cli.store import find_model
-from headrace.config import BatchSettings, Config, MachineSettings, ModelSettings, ServerSettings
+from headrace.config import (
+    BatchSettings,
+    Config,
+    MachineSettings,
+    ModelSettings,
+    ServerSettings,
+    SpeculationSettings,
+)
 from headrace.errors import ConfigError
 from headrace.types import BLOCK_SIZE, MemoryItem, MemoryPlan
 from headrace.weights import Checkpoint, open_checkpoint
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from headrace.cli.words import ModelWords
     from headrace.engine.engine import Engine
     from headrace.metrics import Recorder
+    from headrace.scheduler.speculation import Speculation
 
 log = logging.getLogger("headrace.start")
 T = TypeVar("T")
@@ -189,6 +197,16 @@ def _context_unit(spec: ModelSpec) -> float:
     return linear / (2 * spec.num_layers * spec.num_heads * spec.head_dim * ATTENTION_COST)
 
 
+def _speculation(config: Config) -> Speculation | None:
+    settings = config.section(SpeculationSettings)
+    if settings.speculative_method == "off":
+        return None
+    from headrace.scheduler.drafting import PromptLookup
+    from headrace.scheduler.speculation import Speculation, SpeculationConfig
+
+    return Speculation(PromptLookup(), SpeculationConfig(settings.num_speculative_tokens))
+
+
 def _engine(
     config: Config, checkpoint: Checkpoint, backend: CpuBackend, plan: MemoryPlan, length: int
 ) -> tuple[Engine, Recorder]:
@@ -205,6 +223,6 @@ def _engine(
     limits = SchedulerConfig(
         batch.max_num_seqs, batch.max_num_batched_tokens, length, context_unit=_context_unit(checkpoint.spec)
     )
-    scheduler = Scheduler(limits, cache, random.Random(settings.seed))
+    scheduler = Scheduler(limits, cache, random.Random(settings.seed), _speculation(config))
     engine = Engine(scheduler, backend, recorder, EngineConfig(max_queued=server.max_queue))
     return engine, recorder

@@ -1,0 +1,178 @@
+"""The settings themselves."""
+
+# ruff: noqa: RUF009  (knob declares a setting; it makes no default that instances share)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from headrace.config.knobs import integer, knob, number, path, size, switch
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What is served, and in which precision."""
+
+    TITLE: ClassVar[str] = "model"
+
+    model: str | None = knob(
+        None,
+        "A directory (config.json + safetensors), a .gguf file, a catalogue name, or a hub id (organisation/name)."
+        " Without one, the built-in default SmolLM2-135M-Instruct is fetched once and served.",
+        metavar="MODEL",
+        positional=True,
+    )
+    dtype: str = knob(
+        "auto",
+        "Precision of weights, matrix products and KV cache. auto is bfloat16.",
+        choices=("auto", "bfloat16", "float32"),
+    )
+    max_model_len: int | None = knob(
+        None,
+        "Longest context, prompt and answer together. auto is what the checkpoint was trained for, or what fits in the"
+        " KV cache. Longer prompts are refused, never cut.",
+        integer,
+        unit="tokens",
+        minimum=1,
+        maximum=16_777_216,
+    )
+    seed: int | None = knob(
+        None,
+        "Starts the generator that gives a seed to requests without one: the same requests in the same order then get"
+        " the same answers. auto is different at every start.",
+        integer,
+        minimum=0,
+        maximum=2**32 - 1,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Where models are kept."""
+
+    TITLE: ClassVar[str] = "cache"
+
+    cache_dir: Path | None = knob(
+        None, "Where fetched models are kept. auto is $XDG_CACHE_HOME/headrace, else ~/.cache/headrace.", path
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How requests share the model. More at once: higher throughput; fewer: lower latency for each."""
+
+    TITLE: ClassVar[str] = "batching"
+
+    max_num_seqs: int = knob(
+        256, "Most sequences computed in one step; the others wait their turn.", integer, minimum=1, maximum=4096
+    )
+    max_num_batched_tokens: int = knob(
+        2048,
+        "Most tokens computed in one step, prompts and answers together. It sizes the activation memory.",
+        integer,
+        unit="tokens",
+        minimum=16,
+        maximum=131_072,
+    )
+    enable_prefix_caching: bool = knob(
+        True, "Compute the shared beginning of prompts once and keep it while there is room.", switch
+    )
+    kv_cache_memory: int | None = knob(
+        None,
+        "Memory for the KV cache: 4GiB, 512MiB, or a number of bytes. auto lets it grow to half of what the weights"
+        " leave.",
+        size,
+        unit="bytes",
+        minimum=1 << 16,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationSettings:
+    """Guessing ahead: one step then checks several tokens. Answers are the same with it and without."""
+
+    TITLE: ClassVar[str] = "speculation"
+
+    speculative_method: str = knob(
+        "off",
+        "Where guesses come from. ngram copies what followed the same words earlier in prompt or answer, and pays for"
+        " summaries, edits and quotes; it stays out of the way where guesses fail, and when many users share a step.",
+        choices=("off", "ngram"),
+    )
+    num_speculative_tokens: int = knob(15, "Longest guess.", integer, unit="tokens", minimum=1, maximum=16)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Who may ask, by which name, and for how long."""
+
+    TITLE: ClassVar[str] = "server"
+
+    host: str = knob("127.0.0.1", "Address to listen on; 0.0.0.0 serves the whole network.")
+    port: int = knob(8000, "TCP port; 0 takes any free one.", integer, minimum=0, maximum=65535)
+    api_key: tuple[str, ...] = knob(
+        (),
+        "Keys that requests must present one of (Authorization: Bearer KEY). Prefer HEADRACE_API_KEY, comma-separated:"
+        " other users of the machine can read command lines.",
+        many=True,
+        secret=True,
+        metavar="KEY",
+    )
+    served_model_name: tuple[str, ...] = knob(
+        (), "Names that requests may call the model by; the first is the one in answers.", many=True, metavar="NAME"
+    )
+    max_queue: int = knob(
+        1024,
+        "Most requests that wait for their first step; more are answered 429 with Retry-After.",
+        integer,
+        unit="requests",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    request_timeout: float = knob(
+        600.0,
+        "Longest that one request may take, waiting included; it then ends with an error. 0 sets no limit.",
+        number,
+        unit="seconds",
+        minimum=0,
+        maximum=86_400,
+    )
+    grace_period: float = knob(
+        25.0,
+        "How long running requests may finish after SIGTERM. Keep it below the orchestrator's own limit"
+        " (Kubernetes: 30).",
+        number,
+        unit="seconds",
+        minimum=0,
+        maximum=86_400,
+    )
+    log_level: str = knob("info", "How much is logged to stderr.", choices=("debug", "info", "warning", "error"))
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSettings:
+    """What of this machine is used."""
+
+    TITLE: ClassVar[str] = "machine"
+
+    threads: int | None = knob(
+        None, "Compute threads. auto is one for each CPU that the process may use.", integer, minimum=1, maximum=1024
+    )
+    isa: str | None = knob(
+        None,
+        "Instruction set of the kernels. auto is the best that the CPU has; the others are for tests and comparisons.",
+        choices=("amx", "avx512bf16", "avx512", "avx2", "portable"),
+    )
+
+
+SECTIONS: tuple[type[object], ...] = (
+    ModelSettings,
+    BatchSettings,
+    SpeculationSettings,
+    ServerSettings,
+    MachineSettings,
+    CacheSettings,
+)
+"""Everything that environment and file may set."""
