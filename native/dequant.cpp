@@ -9,14 +9,17 @@
 #include <cstdint>
 #include <cstring>
 
-#include "half.h"
+#include "blocks.h"
 
 namespace {
 
 using hr::bits_to_float;
+using hr::five_bits;
 using hr::half_to_float;
 using hr::load_half;
 using hr::load_u16;
+using hr::nibbles;
+using hr::six_bit_scales;
 
 // ------------------------------------------------------------------------------------------------- plain types
 
@@ -31,18 +34,12 @@ void bf16(const uint8_t* src, float* dst, long n) {
 }
 
 // ------------------------------------------------------------------------- 32 elements a block: one scale (and minimum)
-// The low nibbles of the 16 quant bytes are elements 0..15, the high ones 16..31.
 
 // [d f16][32 × int8]
 INLINE void q8_0(const uint8_t* b, float* dst) {
   const float d = load_half(b);
   const int8_t* q = reinterpret_cast<const int8_t*>(b + 2);
   for (int j = 0; j < 32; ++j) dst[j] = static_cast<float>(q[j]) * d;
-}
-
-INLINE void nibbles(const uint8_t* q, uint8_t* out) {
-  for (int j = 0; j < 16; ++j) out[j] = q[j] & 15;
-  for (int j = 0; j < 16; ++j) out[16 + j] = q[j] >> 4;
 }
 
 // [d f16][16 × nibble pair]
@@ -61,43 +58,23 @@ INLINE void q4_1(const uint8_t* b, float* dst) {
   for (int j = 0; j < 32; ++j) dst[j] = d * static_cast<float>(static_cast<int>(q[j])) + m;
 }
 
-// Bit j of `high` is the fifth bit of element j.
-INLINE void five_bits(const uint8_t* high_bytes, const uint8_t* q, int32_t* out) {
-  uint32_t high;
-  std::memcpy(&high, high_bytes, sizeof high);
-  uint8_t low[32];
-  nibbles(q, low);
-  for (int j = 0; j < 32; ++j) out[j] = static_cast<int32_t>(low[j] | (((high >> j) & 1u) << 4));
-}
-
 // [d f16][high u32][16 × nibble pair]
 INLINE void q5_0(const uint8_t* b, float* dst) {
   const float d = load_half(b);
-  int32_t q[32];
+  uint8_t q[32];
   five_bits(b + 2, b + 6, q);
-  for (int j = 0; j < 32; ++j) dst[j] = d * static_cast<float>(q[j] - 16);
+  for (int j = 0; j < 32; ++j) dst[j] = d * static_cast<float>(static_cast<int>(q[j]) - 16);
 }
 
 // [d f16][m f16][high u32][16 × nibble pair]
 INLINE void q5_1(const uint8_t* b, float* dst) {
   const float d = load_half(b), m = load_half(b + 2);
-  int32_t q[32];
+  uint8_t q[32];
   five_bits(b + 4, b + 8, q);
   for (int j = 0; j < 32; ++j) dst[j] = d * static_cast<float>(q[j]) + m;
 }
 
 // ------------------------------------------------------------- 256 elements a block: scales of sub-blocks, themselves quantised
-
-// Q4_K and Q5_K: 8 six-bit scales and 8 six-bit minimums in 12 bytes. Entries 0..3 are whole in bytes 0..3 and 4..7;
-// entries 4..7 have their low nibbles in bytes 8..11 and their top two bits above entries 0..3.
-INLINE void six_bit_scales(const uint8_t* p, uint8_t* scale, uint8_t* minimum) {
-  for (int j = 0; j < 4; ++j) {
-    scale[j] = p[j] & 63;
-    minimum[j] = p[4 + j] & 63;
-    scale[4 + j] = static_cast<uint8_t>((p[8 + j] & 15) | ((p[j] >> 2) & 0x30));
-    minimum[4 + j] = static_cast<uint8_t>((p[8 + j] >> 4) | ((p[4 + j] >> 2) & 0x30));
-  }
-}
 
 // [d f16][dmin f16][12 scale bytes][128 × nibble pair]: 32 bytes hold two sub-blocks, low nibbles then high.
 INLINE void q4_k(const uint8_t* b, float* dst) {

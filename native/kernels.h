@@ -98,6 +98,8 @@ struct Kernels {
   bool (*pack)(const float* rows, int k_tiles, void* dst);
   // Row `n` of a packed matrix, times scale: an embedding look-up in a tied lm_head.
   void (*unpack)(const void* matrix, int k_tiles, long n, float scale, float* out);
+  // A quantised strip (strips.h) as tiles at dst, 2 tiles apart. Fetches what lies `ahead` bytes further meanwhile.
+  void (*expand)(int format, const void* strip, int k_tiles, void* dst, long ahead);
 };
 
 // The table of one instruction set, or null where the compiler could not build it.

@@ -3,6 +3,7 @@
 // A tile product takes the same time for 1 row as for 16, and its sums run over k in one order for every row, so one
 // kernel serves every batch size and keeps results independent of it.
 #include "kernels.h"
+#include "strips.h"
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__)
 #include <immintrin.h>

@@ -1,5 +1,6 @@
 // AVX2 + FMA (x86-64-v3).
 #include "kernels.h"
+#include "strips.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>

@@ -1,5 +1,6 @@
 // AVX512 F, BW, VL, DQ (x86-64-v4).
 #include "kernels.h"
+#include "strips.h"
 
 #if defined(__AVX512BW__)
 #include <immintrin.h>

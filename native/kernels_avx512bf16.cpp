@@ -1,5 +1,6 @@
 // AVX512 with VDPBF16PS: two bf16 products per lane and instruction, for the linear layers.
 #include "kernels.h"
+#include "strips.h"
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>

@@ -1,5 +1,6 @@
 // Any processor: 16-byte vectors of the compiler's own, which it maps on SSE2 or NEON.
 #include "kernels.h"
+#include "strips.h"
 
 namespace hr {
 namespace {

@@ -1,5 +1,6 @@
 // The table of an instruction set that computes row by row; the ones with matrix instructions replace some entries.
 #pragma once
+#include "strips.inl"
 
 static void enter_nothing(int) {}
 static void no_tiles() {}
@@ -28,5 +29,6 @@ static constexpr Kernels rows_kernels(const char* isa) {
   t.finish = finish_row<ABF16>;
   t.pack = pack16<BF16>;
   t.unpack = unpack_row<BF16>;
+  t.expand = expand_strip<BF16>;
   return t;
 }
