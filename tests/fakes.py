@@ -100,7 +100,7 @@ class FakeBackend:
         if row.sampling is None:
             return RowResult(target_logprobs=targets)
         before = [_choice(context[: i - len(row.earlier)], sampling) for i, sampling in enumerate(row.earlier)]
-        return replace(_choice(context, row.sampling), target_logprobs=targets, earlier=before)
+        return replace(_choice(context, row.sampling), target_logprobs=targets, earlier=tuple(before))
 
 
 def _choice(context: Sequence[int], sampling: RowSampling) -> RowResult:

@@ -212,7 +212,7 @@ class RowResult:
     logprobs: TokenLogprobs | None = None
     target_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
-    earlier: Sequence[RowResult] = ()
+    earlier: tuple[RowResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def value(found: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str,
 def recorder_after_traffic() -> Recorder:
     recorder = Recorder("m", 8192)
     recorder.on_step(StepStats(0.010, 0.008, 3, 100, 2, 3, 0, False, ((0.02, 2), (0.5, 1)), (0.1,), (0.004, 0.2)))
-    recorder.on_step(StepStats(0.020, 0.015, 3, 0, 3, 3, 1))
+    recorder.on_step(StepStats(0.020, 0.015, 3, 0, 3, 3, 1, drafts=((4, 2), (3, 0), (2, 2))))
     recorder.on_request_finished(
         RequestStats(
             finish=(FinishReason.STOP, FinishReason.LENGTH), prompt_tokens=100, cached_tokens=32,
@@ -51,6 +51,11 @@ def test_counters_are_exact() -> None:
         ("vllm:prompt_tokens_total", ""): 150,
         ("vllm:generation_tokens_total", ""): 6,
         ("vllm:prompt_tokens_cached_total", ""): 32,
+        ("vllm:spec_decode_num_drafts_total", ""): 3,
+        ("vllm:spec_decode_num_draft_tokens_total", ""): 9,
+        ("vllm:spec_decode_num_accepted_tokens_total", ""): 4,
+        ("vllm:spec_decode_num_accepted_tokens_per_pos_total", "position=1"): 2,
+        ("vllm:spec_decode_num_accepted_tokens_per_pos_total", "position=2"): 0,
         ("vllm:num_preemptions_total", ""): 4,
         ("vllm:prefix_cache_queries_total", ""): 80,
         ("vllm:prefix_cache_hits_total", ""): 20,

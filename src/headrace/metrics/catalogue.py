@@ -57,6 +57,9 @@ INTER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1,
 BATCH_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 SHORT = (0.00001, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 
+DRAFT_POSITIONS = tuple(str(position) for position in range(16))
+"""Places in a draft, the first being 0: as many as ``num_speculative_tokens`` may be."""
+
 FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 
@@ -101,6 +104,11 @@ _COUNTS = (
     Metric("vllm:request_success", _C, "Sequences ended, by reason.", "finished_reason", FINISH_REASONS),
     Metric("vllm:admission_rejections", _C, "Requests refused because the queue was full.", "reason",
            ("max_num_queued_reqs", "max_num_queued_tokens")),
+    Metric("vllm:spec_decode_num_drafts", _C, "Drafts checked."),
+    Metric("vllm:spec_decode_num_draft_tokens", _C, "Drafted tokens checked."),
+    Metric("vllm:spec_decode_num_accepted_tokens", _C, "Drafted tokens that the model chose too."),
+    Metric("vllm:spec_decode_num_accepted_tokens_per_pos", _C, "Accepted tokens by place in the draft.", "position",
+           DRAFT_POSITIONS),
     Metric("headrace:client_disconnects", _C, "Calls whose client went away before the end."),
     Metric("headrace:slow_readers", _C, "Streams closed because their reader stalled."),
 )  # fmt: skip

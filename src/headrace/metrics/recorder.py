@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from headrace.metrics.catalogue import Kind, catalogue
+from headrace.metrics.catalogue import DRAFT_POSITIONS, Kind, catalogue
 from headrace.types import RequestStats, StepStats
 
 HTTP_DURATION = (0.1, 0.5, 1.0)
@@ -79,6 +79,12 @@ class Recorder:
             histograms["vllm:request_queue_time_seconds"].observe(seconds)
         for seconds in stats.first_token_times:
             histograms["vllm:time_to_first_token_seconds"].observe(seconds)
+        for drafted, accepted in stats.drafts:
+            self.count("vllm:spec_decode_num_drafts")
+            self.count("vllm:spec_decode_num_draft_tokens", drafted)
+            self.count("vllm:spec_decode_num_accepted_tokens", accepted)
+            for position in DRAFT_POSITIONS[:accepted]:
+                self.count("vllm:spec_decode_num_accepted_tokens_per_pos", 1, position)
 
     def on_request_finished(self, stats: RequestStats) -> None:
         """The last sequence of a request ended, for whatever reason."""

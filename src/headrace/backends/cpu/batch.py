@@ -149,7 +149,7 @@ class Batch:
             found = [self._plain_result(row, *next(tokens)) for _ in range(1 + len(row.earlier))]
             if row.sampling is not None and not _is_plain(row):
                 found = [reader.next(sampling.logprobs) for sampling in (*row.earlier, row.sampling)]
-            results.append(replace(found[-1], earlier=found[:-1]) if row.earlier else found[-1])
+            results.append(replace(found[-1], earlier=tuple(found[:-1])) if row.earlier else found[-1])
         return StepResult([reader.with_targets(row, result) for row, result in zip(plan.rows, results, strict=True)])
 
     def _plain_result(self, row: PlanRow, token: int, status: int) -> RowResult:

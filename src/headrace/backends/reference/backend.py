@@ -117,8 +117,8 @@ class ReferenceBackend:
         last = chosen.pop() if chosen else RowResult()
         error = error or last.error
         if error is not None:
-            return RowResult(error=error, earlier=chosen)
-        return RowResult(last.token, last.logprobs, tuple(targets), earlier=chosen)
+            return RowResult(error=error, earlier=tuple(chosen))
+        return RowResult(last.token, last.logprobs, tuple(targets), earlier=tuple(chosen))
 
     def _choose(self, hidden: Floats, sampling: RowSampling) -> RowResult:
         try:
