@@ -65,8 +65,8 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._parsed_head_bytes = 0
-        extensions: dict[str, Any] = {"headrace.disconnect": self.transport.abort}
-        self.scope["extensions"] = extensions
+        self._extensions: dict[str, Any] = {"headrace.disconnect": self.transport.abort}
+        self.scope["extensions"] = self._extensions
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request's target."""
@@ -86,7 +86,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_arrived()
         super().on_headers_complete()
-        self.scope["extensions"]["headrace.write"] = partial(write_chunk, self.cycle)  # type: ignore[typeddict-item]
+        self._extensions["headrace.write"] = partial(write_chunk, self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body: a chunk, or what one read brought."""

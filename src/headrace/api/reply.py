@@ -1,9 +1,9 @@
 """One call between the engine's events and its caller's socket.
 
-Lives on the event loop alone. Events come in by `on_event`, and after those of a step `flush`: in the middle of a stream
-it writes them straight to the connection. At the beginning, at the end and while the reader is behind, the route's
-handler does it: it waits in `changed` and takes everything that came since it last looked, in one piece, so that a slow
-socket makes bigger writes and not more of them.
+Lives on the event loop alone. Events come in by `on_event`; in the middle of a stream `flush` writes what those of a
+step have made straight to the connection. At the beginning, at the end and while the reader is behind, the route's
+handler does it: it waits in `changed` and takes everything that came since it last looked, in one piece, so that a
+slow socket makes bigger writes and not more of them.
 """
 
 from __future__ import annotations
@@ -136,8 +136,10 @@ class Reply:
             self._waiter.set_result(None)
 
     def flush(self) -> None:
-        """Write what has come, if that is all there is to it; else let the handler do it. Bytes keep their order: as long
-        as the handler's send is waiting, everything waits behind it."""
+        """Write what has come, if that is all there is to it; else let the handler do it.
+
+        Bytes keep their order: as long as the handler's send is waiting, everything waits behind it.
+        """
         if (
             self.write is None
             or self.blocked_since is not None
