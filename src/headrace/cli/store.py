@@ -64,10 +64,10 @@ def megabytes(count: int) -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(name: str) -> Iterator[Progress]:
-    """A bar on stderr if that is a terminal, else a line every ten seconds; nothing if nothing is fetched."""
+def progress_bar(name: str, doing: str = "fetching") -> Iterator[Progress]:
+    """A bar on stderr if that is a terminal, else a line every ten seconds; nothing if nothing is done."""
     if not sys.stderr.isatty():
-        yield _lines(name)
+        yield _lines(f"{doing} {name}")
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -79,7 +79,7 @@ def progress_bar(name: str) -> Iterator[Progress]:
         yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
 
 
-def _lines(name: str) -> Progress:
+def _lines(what: str) -> Progress:
     last = float("-inf")
 
     def report(done: int, total: int) -> None:
@@ -87,6 +87,6 @@ def _lines(name: str) -> Progress:
         now = time.monotonic()
         if now - last >= 10 or done == total:
             last = now
-            print(f"fetching {name}: {megabytes(done)} of {megabytes(total)}", file=sys.stderr, flush=True)
+            print(f"{what}: {megabytes(done)} of {megabytes(total)}", file=sys.stderr, flush=True)
 
     return report

@@ -46,6 +46,8 @@ _TENSOR_TYPES: Mapping[int, DType] = {
     14: DType.Q6_K,
     30: DType.BF16,
 }
+GGUF_TYPES: Mapping[DType, int] = {dtype: code for code, dtype in _TENSOR_TYPES.items()}
+"""Storage type → its number in a file."""
 _NOT_SERVED = {9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S"}
 _NOT_SERVED |= {20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64"}
 _NOT_SERVED |= {28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4"}
@@ -53,10 +55,12 @@ _NOT_SERVED |= {28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 4
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """Metadata values are int, float, bool, str, a list of str, or an `array.array` of numbers (bools as 0 and 1)."""
+    """Metadata values are int, float, bool, str, a list of str, or an `array.array` of numbers (bools as 0 and 1).
+    ``entries`` are the same as the file's own bytes, key and type included, for whoever writes them again."""
 
     metadata: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+    entries: Mapping[str, memoryview]
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -70,16 +74,19 @@ def read_gguf(path: Path) -> GgufFile:
     cursor = _Cursor(view, str(path))
     tensor_count, entry_count = _preamble(cursor)
     metadata: dict[str, Any] = {}
+    entries: dict[str, memoryview] = {}
     for _ in range(entry_count):
+        begin = cursor.position
         key = cursor.string("a metadata key", MAX_NAME_BYTES)
         if key in metadata:
             raise cursor.error(f"metadata key {key[:200]!r} appears twice")
         metadata[key] = cursor.value(key)
+        entries[key] = view[begin : cursor.position]
     records = [_record(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
         raise cursor.error(f"general.alignment must be a power of two up to {MAX_ALIGNMENT}, not {str(alignment)[:40]}")
-    return GgufFile(metadata, _tensors(cursor, records, alignment))
+    return GgufFile(metadata, _tensors(cursor, records, alignment), entries)
 
 
 def _preamble(cursor: _Cursor) -> tuple[int, int]:

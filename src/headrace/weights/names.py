@@ -145,6 +145,22 @@ def from_gguf(spec: ModelSpec, tensors: Mapping[str, Tensor], where: str) -> dic
     return _assembled(spec, renames, tensors, unexpected, where)
 
 
+def gguf_names(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """The tensors of a GGUF file of this model, each with the canonical names of what it holds, in row order."""
+    fused = spec.architecture == "phi3"
+    layer = _GGUF_LAYER_PHI3 if fused else _GGUF_LAYER
+    apart = ("attn_q.weight", "attn_k.weight", "attn_v.weight", "ffn_gate.weight")
+    left_out = apart if fused else ("attn_qkv.weight",)
+    expected = expected_shapes(spec)
+    names = {name: parts for name, parts in _GGUF_TOP.items() if parts[0] in expected}
+    for i in range(spec.num_layers):
+        for name, parts in layer.items():
+            canonical = tuple(f"layers.{i}.{part}" for part in parts)
+            if name not in left_out and canonical[0] in expected:
+                names[f"blk.{i}.{name}"] = canonical
+    return names
+
+
 def _canonical(name: str, top: _Names, layer_pattern: re.Pattern[str], layer: _Names) -> tuple[str, ...] | None:
     if name in top:
         return top[name]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -43,18 +45,25 @@ SCHEMES: Mapping[str, Scheme] = {
 """The two of ``--quantize``; and llama.cpp's types, rounded as its converter rounds."""
 
 
+def storage_type(name: str, tensor: Tensor, scheme: Scheme) -> DType:
+    """What the scheme stores a tensor as: as it is, for vectors, quantised tensors and rows that no block divides."""
+    target = scheme.outer if name in OUTER else scheme.inner
+    whole = len(tensor.shape) == 2 and tensor.shape[1] % BLOCK_LAYOUT[target][0] == 0
+    return target if whole and tensor.dtype in FLOATS else tensor.dtype
+
+
 def quantized(name: str, tensor: Tensor, scheme: Scheme) -> Tensor:
-    """The tensor under the scheme. Vectors, tensors that are not float, and rows that no block divides stay the same.
+    """The tensor under the scheme; the same one where `storage_type` leaves its type as it is.
 
     ``name`` is canonical (`headrace.weights.spec`).
 
     Raises:
         ModelFileError: a value is not finite, or too large for a float16 scale.
     """
-    target = scheme.outer if name in OUTER else scheme.inner
-    elements, size = BLOCK_LAYOUT[target]
-    if len(tensor.shape) != 2 or tensor.dtype not in FLOATS or tensor.shape[1] % elements:
+    target = storage_type(name, tensor, scheme)
+    if target is tensor.dtype:
         return tensor
+    elements, size = BLOCK_LAYOUT[target]
     count = tensor.shape[0] * tensor.shape[1]
     out = bytearray(count // elements * size)
     into = (ctypes.c_char * len(out)).from_buffer(out)
@@ -63,6 +72,18 @@ def quantized(name: str, tensor: Tensor, scheme: Scheme) -> Tensor:
     if not fine:
         raise ModelFileError(f"{name}: cannot be quantised: a value is not finite or too large for {target}")
     return Tensor(target, tensor.shape, memoryview(out).toreadonly())
+
+
+def floats(tensor: Tensor) -> array[float]:
+    """The tensor's values as float32, whatever it is stored as."""
+    out = array("f", bytes(4 * math.prod(tensor.shape)))
+    native = library.library().hr_dequantize
+    native.restype = ctypes.c_bool
+    native.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long)
+    with library.address_of(tensor.data) as address:
+        if not native(_CODES[tensor.dtype], address, out.buffer_info()[0], len(out)):
+            raise ModelFileError(f"{tensor.dtype}: {len(out)} values are not a whole number of blocks")
+    return out
 
 
 @functools.cache
