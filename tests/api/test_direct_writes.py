@@ -82,7 +82,7 @@ def test_order_is_kept_whoever_writes() -> None:
                 reply.write = write
 
         task = asyncio.create_task(handler())
-        for steps in range(150):
+        for steps in range(151):
             desk.deliver([TokenEvent("cmpl-1-0", 0, (97 + steps % 26,))])
             await asyncio.sleep(0)
         desk.deliver([TokenEvent("cmpl-1-0", 0, (33,))])
@@ -90,7 +90,7 @@ def test_order_is_kept_whoever_writes() -> None:
         desk.deliver([TokenEvent("cmpl-1-0", 0, (256,), finish=FinishReason.STOP, stop_token=256)])
         await task
         data = b"".join(out)
-        assert text_of(data) == "".join(chr(97 + k % 26) for k in range(150)) + "!"
+        assert text_of(data) == "".join(chr(97 + k % 26) for k in range(151)) + "!"
         assert data.endswith(b"data: [DONE]\n\n")
         assert direct > 10, "some of it was written at once"
 
