@@ -35,6 +35,9 @@ typedef struct hr_spec {
   const int32_t* layer_rope;               // per layer: index into ropes
   const int32_t* layer_window;             // per layer: positions attended to; 0: all
   const hr_rope* ropes;
+  // How the weights are kept, by [layer + 1][role] (0: the model's own tensors): the index in headrace.weights.DType of a
+  // quantised type, which stays as it is, or of a float type, for tiles of the model's precision. Vectors are not kept so.
+  const uint8_t* storage;
 } hr_spec;
 
 enum { HR_FLOAT32 = 0, HR_BFLOAT16 = 1 };
@@ -52,8 +55,9 @@ enum {
   HR_ROLES
 };
 
-// Expands and packs one tensor ([rows][columns], or [columns] with rows = 1) of `bytes` bytes. `storage` indexes
-// headrace.weights.DType. Fails on a wrong shape or size, or a value that is not finite.
+// Packs one tensor ([rows][columns], or [columns] with rows = 1) of `bytes` bytes. `storage` indexes
+// headrace.weights.DType; a matrix that is to be kept as another, quantised type is quantised. Fails on a wrong shape or
+// size, or a value that is not finite.
 HR_EXPORT int32_t hr_set_tensor(hr_model* model, int32_t role, int32_t layer, int32_t storage, const void* data,
                                 int64_t bytes, int64_t rows, int64_t columns, char* error, int32_t error_size);
 // All tensors are set: fails naming the first that is missing.

@@ -24,6 +24,9 @@ Spec::Spec(const hr_spec& s)
     layer_rope.push_back(s.layer_rope[i]);
     layer_window.push_back(s.layer_window[i]);
   }
+  storage.assign(s.storage, s.storage + (size_t)(layers + 1) * HR_ROLES);
+  for (uint8_t kept : storage)
+    if (!is_storage(kept)) throw Error("unknown storage type " + std::to_string(kept));
 }
 
 int Spec::rope_pairs() const {
@@ -48,34 +51,47 @@ Model::Model(const hr_spec& s, long max_batch_tokens, long max_len, int thread_c
   lay_out_scratch(pieces, max_batch_tokens, thread_count);
 }
 
-Matrix Model::matrix(Arena& arena, long n, long k) const {
+Matrix Model::matrix(Arena& arena, int layer, long k, std::vector<std::pair<int, long>> parts, bool turns) const {
   Matrix m;
-  m.n = round_up(n, kPanelN);
   m.k_tiles = (int)(round_up(k, kTileK) / kTileK);
-  m.tile_bytes = kTileK * kTileN * element();
-  m.data = arena.take<char>(m.panels() * m.panel_bytes());
+  std::vector<int> formats;  // of each 16 columns
+  for (const auto& [role, columns] : parts)
+    formats.insert(formats.end(), round_up(columns, kTileN) / kTileN, strip_format(kept_storage(role, layer)));
+  if (turns) {
+    const std::vector<int> in_order = formats;
+    for (size_t i = 0; i < formats.size(); i++) formats[i] = in_order[i / 2 + i % 2 * formats.size() / 2];
+  }
+  if (formats.size() % 2) formats.push_back(formats.back());
+  for (size_t i = 0; i < formats.size(); i += 2) {
+    Panel p{nullptr, {formats[i], formats[i + 1]}, {}};
+    if (p.format[0] == kDense || p.format[1] == kDense) p.format[0] = p.format[1] = kDense;
+    for (int half : {0, 1})
+      p.bytes[half] = p.dense() ? m.k_tiles * kTileK * kTileN * element() : strip_bytes(kStripFormats[p.format[half]], m.k_tiles);
+    p.data = arena.take<char>(p.size());
+    m.panels.push_back(p);
+  }
   return m;
 }
 
 void Model::lay_out_weights(Arena& arena) {
   const long q = spec.q_columns(), kv = spec.kv_columns(), hidden = round_up(spec.hidden, kTileK);
   const auto vector = [&](bool present, long n) { return present ? arena.take<float>(n) : nullptr; };
-  lm_head = matrix(arena, spec.vocab, spec.hidden);
-  if (!spec.has(HR_TIED)) embedding = matrix(arena, spec.vocab, spec.hidden);
+  lm_head = matrix(arena, 0, spec.hidden, {{spec.has(HR_TIED) ? HR_EMBEDDING : HR_LM_HEAD, spec.vocab}});
+  if (!spec.has(HR_TIED)) embedding = matrix(arena, 0, spec.hidden, {{HR_EMBEDDING, spec.vocab}});
   final_norm = vector(true, hidden);
   for (int i = 0; i < spec.layers; i++) {
     Layer& l = layers[i];
-    l.qkv = matrix(arena, q + 2 * kv, spec.hidden);
-    l.o = matrix(arena, spec.hidden, (long)spec.heads * spec.head_dim);
-    l.gate_up = matrix(arena, 2 * round_up(spec.ffn, kTileN), spec.hidden);
-    l.down = matrix(arena, spec.hidden, spec.ffn);
+    l.qkv = matrix(arena, i, spec.hidden, {{HR_Q, q}, {HR_K, kv}, {HR_V, kv}});
+    l.o = matrix(arena, i, (long)spec.heads * spec.head_dim, {{HR_O, spec.hidden}});
+    l.gate_up = matrix(arena, i, spec.hidden, {{HR_GATE, spec.ffn}, {HR_UP, spec.ffn}}, true);
+    l.down = matrix(arena, i, spec.ffn, {{HR_DOWN, spec.hidden}});
     l.attention_norm = vector(true, hidden);
     l.ffn_norm = vector(true, hidden);
     l.attention_post_norm = vector(spec.has(HR_POST_NORMS), hidden);
     l.ffn_post_norm = vector(spec.has(HR_POST_NORMS), hidden);
     l.q_norm = vector(spec.has(HR_QK_NORM), spec.head_pad());
     l.k_norm = vector(spec.has(HR_QK_NORM), spec.head_pad());
-    l.qkv_bias = vector(spec.has(HR_QKV_BIAS), l.qkv.n);
+    l.qkv_bias = vector(spec.has(HR_QKV_BIAS), round_up(q + 2 * kv, kPanelN));
     l.o_bias = vector(spec.has(HR_O_BIAS), hidden);
     l.rope = spec.layer_rope[i];
     l.window = spec.layer_window[i];
@@ -86,7 +102,7 @@ void Model::lay_out_scratch(Arena& arena, long tokens, int thread_count) {
   const long rows = round_up(tokens, kRowBlock);  // whole row blocks: kernels may read the rows between
   const long hidden = round_up(spec.hidden, kTileK), attention = round_up((long)spec.heads * spec.head_dim, kTileK);
   const long ffn = round_up(spec.ffn, kTileK), qkv = round_up(spec.q_columns() + 2 * spec.kv_columns(), kPanelN);
-  const long few = 16;
+  const long few = 16, widest = std::max({hidden, attention, ffn});
   Scratch& s = scratch;
   s.capacity = tokens;
   s.hidden_ld = hidden;
@@ -106,9 +122,10 @@ void Model::lay_out_scratch(Arena& arena, long tokens, int thread_count) {
   for (int i = 0; i < thread_count; i++) {
     ThreadScratch* t = arena.take<ThreadScratch>(1);
     char* a = arena.take<char>(few * hidden * a_element());
+    char* panel = arena.take<char>(widest * kPanelN * element());
     ArgMax* best = arena.take<ArgMax>(tokens);
     char* sampler = arena.take<char>(hr_sampler_scratch_bytes(spec.vocab));
-    if (t) t->a = a, t->best = best, t->sampler = sampler;
+    if (t) t->a = a, t->panel = panel, t->best = best, t->sampler = sampler;
     threads.push_back(t);
   }
 }

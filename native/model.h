@@ -4,12 +4,14 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "headrace.h"
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
+#include "strips.h"
 
 namespace hr {
 
@@ -20,16 +22,21 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A packed linear layer (kernels.h).
-struct Matrix {
-  char* data = nullptr;
-  long n = 0;  // columns of the product, padded to whole panels
-  int k_tiles = 0;
-  size_t tile_bytes = 0;
+// 32 columns of a packed matrix: both kDense, then they are tiles side by side (kernels.h), or two strips (strips.h).
+struct Panel {
+  char* data;
+  int format[2];
+  size_t bytes[2];  // of each half
 
-  long panels() const { return n / kPanelN; }
-  size_t panel_bytes() const { return 2 * tile_bytes * k_tiles; }
-  const char* panel(long i) const { return data + i * panel_bytes(); }
+  bool dense() const { return format[0] == kDense; }
+  char* half(int i) const { return data + i * bytes[0]; }
+  size_t size() const { return bytes[0] + bytes[1]; }
+};
+
+// A packed linear layer.
+struct Matrix {
+  int k_tiles = 0;
+  std::vector<Panel> panels;
 };
 
 struct Rope {
@@ -52,6 +59,8 @@ struct Spec {
   float norm_eps, norm_offset, attention_scale, embedding_scale, attention_softcap, logit_softcap;
   std::vector<Rope> ropes;
   std::vector<int> layer_rope, layer_window;
+
+  std::vector<uint8_t> storage;  // [layer + 1][role]
 
   bool has(int flag) const { return (flags & flag) != 0; }
   int head_pad() const { return (int)round_up(head_dim, kTileK); }
@@ -80,6 +89,7 @@ struct alignas(64) ThreadScratch {
   alignas(64) float k[kMaxHeadDim];
   AttentionState total, part;
   char* a;            // A operand of a few rows, normed by each thread for itself
+  char* panel;        // the tiles of a quantised panel
   ArgMax* best;       // [tokens]
   void* sampler;
 };
@@ -118,9 +128,13 @@ class Model {
  private:
   void lay_out_weights(Arena& arena);
   void lay_out_scratch(Arena& arena, long max_batch_tokens, int thread_count);
-  Matrix matrix(Arena& arena, long n, long k) const;
+  // `parts`: the role and the number of columns of each tensor that the matrix is made of; `turns`: 16 of each in turn.
+  Matrix matrix(Arena& arena, int layer, long k, std::vector<std::pair<int, long>> parts, bool turns = false) const;
   void set_matrix(const Matrix& m, int role, int layer, int storage, const void* data, long bytes, long rows,
                   long columns);
+  int kept_storage(int role, int layer) const {
+    return spec.storage[(size_t)(role <= HR_NORM ? 0 : layer + 1) * HR_ROLES + role];
+  }
   void set_vector(float* out, int role, int layer, int storage, const void* data, long columns);
 
   std::vector<bool> present_;  // [layer + 1][role]; slot 0: the model's own tensors

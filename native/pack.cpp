@@ -6,6 +6,7 @@
 
 #include "dequant.h"
 #include "model.h"
+#include "quantize.h"
 
 namespace hr {
 namespace {
@@ -17,7 +18,6 @@ constexpr const char* kRoleNames[HR_ROLES] = {
 // (elements, bytes) of a block of each storage type, in headrace.weights.DType's order.
 constexpr struct { long elements, bytes; } kStorage[] = {{1, 4},    {1, 2},    {1, 2},    {32, 34},   {32, 18},  {32, 20},
                                                          {32, 22},  {32, 24},  {256, 144}, {256, 176}, {256, 210}};
-constexpr int kStorages = sizeof(kStorage) / sizeof(kStorage[0]);
 
 std::string tensor_name(int role, int layer) {
   return role <= HR_NORM ? kRoleNames[role] : "layers." + std::to_string(layer) + "." + kRoleNames[role];
@@ -71,7 +71,7 @@ void Model::set_tensor(int role, int layer, int storage, const void* data, long 
   if (layer < 0 || layer >= spec.layers) throw Error("no layer " + std::to_string(layer));
   const std::string name = tensor_name(role, layer);
   if (!expected(spec, role)) throw Error("the specification has no tensor " + name);
-  if (storage < 0 || storage >= kStorages) throw Error(name + ": unknown storage type " + std::to_string(storage));
+  if (!is_storage(storage)) throw Error(name + ": unknown storage type " + std::to_string(storage));
   const Shape want = expected_shape(spec, role);
   if (rows != want.rows || columns != want.columns)
     throw Error(name + " has shape [" + std::to_string(rows) + ", " + std::to_string(columns) + "], expected [" +
@@ -104,10 +104,14 @@ void Model::set_tensor(int role, int layer, int storage, const void* data, long 
   present_[(size_t)(role <= HR_NORM ? 0 : layer + 1) * HR_ROLES + role] = true;
 }
 
-// Units of 16 columns of the packed matrix: 16 rows are expanded, then transposed into their tiles.
+// Units of 16 columns of the packed matrix: 16 rows become a strip, or are expanded and transposed into tiles.
 void Model::set_matrix(const Matrix& m, int role, int layer, int storage, const void* data, long bytes, long rows,
                        long columns) {
+  const int kept = kept_storage(role, layer);
+  if (kept != storage && (strip_format(storage) != kDense || columns % kStorage[kept].elements))
+    throw Error(tensor_name(role, layer) + " cannot be kept as the storage type that was announced");
   const long row_bytes = bytes / rows, k = (long)m.k_tiles * kTileK;
+  const long kept_bytes = columns / kStorage[kept].elements * kStorage[kept].bytes;  // of a row
   const Rope& rope = spec.ropes[layers[layer].rope];
   const long first_tile = role == HR_K   ? spec.q_columns() / kTileN
                           : role == HR_V ? (spec.q_columns() + spec.kv_columns()) / kTileN
@@ -115,27 +119,39 @@ void Model::set_matrix(const Matrix& m, int role, int layer, int storage, const 
   const long tile_step = role == HR_GATE || role == HR_UP ? 2 : 1;  // gate and up take turns
   const long units = round_up(rows, kTileN) / kTileN;
   std::atomic<long> next{0};
-  std::atomic<bool> finite{true}, expanded{true};
+  std::atomic<bool> finite{true};
   auto work = [&](int) {
-    std::vector<float> buffer((size_t)kTileN * k, 0.0f);
+    std::vector<float> floats(kTileN * k, 0.0f);
+    std::vector<uint8_t> blocks(kTileN * kept_bytes);
     for (long u; (u = next.fetch_add(1)) < units;) {
+      const long tile = first_tile + u * tile_step;
+      const Panel& panel = m.panels[tile / 2];
+      const uint8_t* row_blocks[kTileN] = {};
       for (long i = 0; i < kTileN; i++) {
-        float* out = buffer.data() + i * k;
+        float* out = floats.data() + i * k;
         long row = u * kTileN + i;
         if (row >= rows) {
           std::fill(out, out + k, 0.0f);
           continue;
         }
         if (needs_rope_order(role)) row = rope_row(row, spec.head_dim, rope);
-        if (!hr_dequantize(storage, (const char*)data + row * row_bytes, out, columns)) expanded = false;
+        const uint8_t* stored = (const uint8_t*)data + row * row_bytes;
+        row_blocks[i] = stored;
+        if (!panel.dense() && storage == kept) continue;
+        if (panel.dense()) {
+          hr_dequantize(storage, stored, out, columns);
+          continue;
+        }
+        row_blocks[i] = blocks.data() + i * kept_bytes;
+        if (!hr_requantize(storage, stored, kept, HR_FIT, blocks.data() + i * kept_bytes, columns)) finite = false;
       }
-      const long tile = first_tile + u * tile_step;
-      char* dst = m.data + (tile / 2) * m.panel_bytes() + (tile % 2) * m.tile_bytes;
-      if (!kernels.pack(buffer.data(), m.k_tiles, dst)) finite = false;
+      const int half = tile % 2;
+      if (!(panel.dense() ? kernels.pack(floats.data(), m.k_tiles, panel.half(0) + half * kTileK * kTileN * element())
+                          : pack_strip(kept, row_blocks, m.k_tiles, panel.half(half))))
+        finite = false;
     }
   };
   run_parallel(team.threads(), work);
-  if (!expanded) throw Error(tensor_name(role, layer) + " cannot be expanded from its storage type");
   if (!finite) throw Error(tensor_name(role, layer) + " has a value that is NaN or infinite");
 }
 

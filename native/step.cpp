@@ -62,7 +62,9 @@ void Step::embed(Walk& w) {
   const Matrix& table = spec_.has(HR_TIED) ? model_.lm_head : model_.embedding;
   const long pairs = spec_.rope_pairs();
   for (long t; (t = claim(w, tokens_)) >= 0;) {
-    k_.unpack(table.data, table.k_tiles, batch_.tokens[t], spec_.embedding_scale, s_.residual + t * s_.hidden_ld);
+    const int column = batch_.tokens[t] % kPanelN;
+    const char* tiles_of = tiles(w, table, table.panels[batch_.tokens[t] / kPanelN], column / kTileN);
+    k_.unpack(tiles_of, table.k_tiles, column, spec_.embedding_scale, s_.residual + t * s_.hidden_ld);
     for (size_t r = 0; r < spec_.ropes.size(); r++) {
       const Rope& rope = spec_.ropes[r];
       const long at = (r * s_.capacity + t) * pairs;
@@ -74,6 +76,15 @@ void Step::embed(Walk& w) {
     }
   }
   end_phase(w);
+}
+
+const char* Step::tiles(Walk& w, const Matrix& m, const Panel& panel, int half) const {
+  if (panel.dense()) return panel.data;
+  for (int i : {0, 1})
+    if (half < 0 || half == i)
+      k_.expand(panel.format[i], panel.half(i), m.k_tiles, w.scratch.panel + i * kTileK * kTileN * model_.element(),
+                half < 0 ? (long)panel.size() : 0);
+  return w.scratch.panel;
 }
 
 // The A operand of norm(residual).

@@ -69,6 +69,8 @@ class Step {
   void layer(Walk& w, int index);
   const char* normed(Walk& w, const float* weight);
   void add_branch(Walk& w, const float* norm, float* branch);
+  // A panel's tiles; of a quantised one, those of both halves or of one (0, 1), in the thread's scratch.
+  const char* tiles(Walk& w, const Matrix& m, const Panel& panel, int half = -1) const;
   template <class Epilogue>
   void gemm(Walk& w, const Matrix& m, const char* a, long rows, Epilogue epilogue);
 

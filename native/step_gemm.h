@@ -16,16 +16,19 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Epilogue epi
   const long row_groups = (rows + some - 1) / some;
   float* c = w.scratch.c;
   k_.enter_gemm((int)std::min<long>(rows, kRowBlock));
-  for (long u; (u = claim(w, row_groups * m.panels())) >= 0;) {
-    const long panel = u % m.panels(), first = u / m.panels() * some, end = std::min(rows, first + some);
+  const long panels = (long)m.panels.size();
+  for (long u; (u = claim(w, row_groups * panels)) >= 0;) {
+    const Panel& panel = m.panels[u % panels];
+    const long first = u / panels * some, end = std::min(rows, first + some);
+    const char* b = tiles(w, m, panel);
     // With several row blocks to a panel, each fetches its share of the next panel: memory works while they compute.
-    const long blocks = (end - first + kRowBlock - 1) / kRowBlock, panel_lines = (long)m.panel_bytes() / 64;
-    const int lines = blocks < 2 ? 0 : (int)(panel_lines / m.k_tiles / blocks);
-    const char* ahead = m.panel(panel + 1);
+    const long blocks = (end - first + kRowBlock - 1) / kRowBlock, panel_lines = (long)panel.size() / 64;
+    const int lines = blocks < 2 || !panel.dense() ? 0 : (int)(panel_lines / m.k_tiles / blocks);
+    const char* ahead = panel.data + panel.size();
     for (long row = first; row < end; row += kRowBlock, ahead += (long)lines * m.k_tiles * 64) {
       const int n = (int)std::min<long>(kRowBlock, end - row);
-      k_.gemm(a + row * row_bytes, n, m.panel(panel), m.k_tiles, c, ahead, lines);
-      epilogue(c, n, row, panel * kPanelN);
+      k_.gemm(a + row * row_bytes, n, b, m.k_tiles, c, ahead, lines);
+      epilogue(c, n, row, u % panels * kPanelN);
     }
   }
 }

@@ -136,6 +136,8 @@ constexpr Storage kStorages[] = {
 
 }  // namespace
 
+bool is_storage(int storage) { return storage >= 0 && storage < (int)(sizeof kStorages / sizeof kStorages[0]); }
+
 int strip_format(int storage) { return kStorages[storage].format; }
 
 bool pack_strip(int storage, const uint8_t* const rows[kTileN], int k_tiles, void* strip) {

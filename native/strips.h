@@ -56,7 +56,9 @@ inline long strip_bytes(const StripFormat& f, long k_tiles) {
   return (bytes + 63) / 64 * 64;
 }
 
-// The format that tensors of a storage type (headrace.weights.DType's order) are kept in; kDense for floats.
+// Of a storage type, an index in headrace.weights.DType's order: whether there is one, and the format that its tensors
+// are kept in (kDense for floats).
+bool is_storage(int storage);
 int strip_format(int storage);
 
 // Packs 16 rows of `k_tiles` * 32 quantised weights into a strip; a null row is zeros. False if a scale is not finite.

@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 from headrace.backends.cpu import library
 from headrace.backends.cpu.batch import Batch
+from headrace.backends.cpu.quantize import SCHEMES, storage_type
 from headrace.errors import ConfigError, EngineError, HeadraceError, MemoryPlanError, ModelFileError
 from headrace.types import MemoryItem, Plan, StepResult
 from headrace.weights.spec import Activation, Checkpoint, DType, ModelSpec, Tensor
 
 _DTYPES = {"float32": library.FLOAT32, "bfloat16": library.BFLOAT16}
 _STORAGE = {dtype: code for code, dtype in enumerate(DType)}
+_QUANTIZE = ("int8", "int4")
 
 
 class CpuBackend:
@@ -102,12 +104,15 @@ def load(
     max_batch_tokens: int,
     threads: int | None = None,
     isa: str | None = None,
+    quantize: str | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> CpuBackend:
-    """Expand and pack a checkpoint's weights into memory of their own; its files are not needed afterwards.
+    """Pack a checkpoint's weights into memory of their own; its files are not needed afterwards.
 
-    ``dtype`` ("bfloat16" or "float32") is what weights and KV are held in; sums and the residual stream are float32
-    in both. ``threads`` None takes every processor that this process may run on. ``isa`` None takes the best of
+    ``dtype`` ("bfloat16" or "float32") is what weights are multiplied in and KV is held in; sums and the residual
+    stream are float32 in both. Weights that the file has quantised stay as they are until just before they are
+    multiplied; ``quantize`` ("int8" or "int4", see `headrace.backends.cpu.quantize`) quantises those that it has as
+    floats. ``threads`` None takes every processor that this process may run on. ``isa`` None takes the best of
     `library.available_isas`. ``progress`` is told the share of bytes done, up to 1.
 
     Raises:
@@ -120,9 +125,11 @@ def load(
     available = library.available_isas()
     if isa is not None and isa not in available:
         raise ConfigError(f"isa {isa!r} is not one of those that this machine runs: {', '.join(available)}")
+    if quantize is not None and quantize not in _QUANTIZE:
+        raise ConfigError(f"quantize {quantize!r} is not one of {', '.join(_QUANTIZE)}")
     error = library.ErrorText()
     native: int | None = library.library().hr_create(
-        ctypes.byref(_spec_struct(checkpoint.spec)),
+        ctypes.byref(_spec_struct(checkpoint.spec, _kept_storage(checkpoint, quantize))),
         _DTYPES[dtype],
         max_batch_tokens,
         max_model_len,
@@ -148,7 +155,29 @@ def _available_processors() -> int:
     return os.cpu_count() or 1
 
 
-def _spec_struct(spec: ModelSpec) -> library.SpecStruct:
+def _kept_storage(checkpoint: Checkpoint, quantize: str | None) -> bytes:
+    """``hr_spec.storage``: how each tensor is kept in memory. Senseless names are refused when they are set."""
+    kept = bytearray((checkpoint.spec.num_layers + 1) * len(library.ROLES))
+    for name, tensor in checkpoint.tensors.items():
+        place = _place(name)
+        if place is None or place[0] >= checkpoint.spec.num_layers:
+            continue
+        dtype = storage_type(name, tensor, SCHEMES[quantize]) if quantize else tensor.dtype
+        row = place[0] + 1 if name.startswith("layers.") else 0
+        kept[row * len(library.ROLES) + place[1]] = _STORAGE[dtype]
+    return bytes(kept)
+
+
+def _place(name: str) -> tuple[int, int] | None:
+    """A tensor's (layer, role); layer 0 for the model's own. None for a name that no tensor has."""
+    prefix, _, role = name.rpartition(".")
+    layer = prefix.removeprefix("layers.")
+    if role not in library.ROLES or not (prefix == "" or (prefix.startswith("layers.") and layer.isdecimal())):
+        return None
+    return int(layer or 0), library.ROLES.index(role)
+
+
+def _spec_struct(spec: ModelSpec, storage: bytes) -> library.SpecStruct:
     frequencies = [array("f", rope.inv_freq) for rope in spec.ropes]
     ropes = (library.RopeStruct * len(spec.ropes))(
         *[
@@ -173,6 +202,7 @@ def _spec_struct(spec: ModelSpec) -> library.SpecStruct:
         *(spec.attention_softcap or 0.0, spec.logit_softcap or 0.0),
         *(layer_rope.buffer_info()[0], layer_window.buffer_info()[0]),
         ropes,
+        storage,
     )
     struct.kept = (frequencies, layer_rope, layer_window)  # the structure holds their addresses
     return struct
@@ -192,15 +222,14 @@ def _set_tensors(native: int, checkpoint: Checkpoint, progress: Callable[[float]
 
 
 def _set_tensor(native: int, name: str, tensor: Tensor, error: library.ErrorText) -> None:
-    prefix, _, role = name.rpartition(".")
-    layer = prefix.removeprefix("layers.")
-    if role not in library.ROLES or not (prefix == "" or (prefix.startswith("layers.") and layer.isdecimal())):
+    place = _place(name)
+    if place is None:
         raise ModelFileError(f"{name} is not a tensor of the specification")
     rows, columns = tensor.shape if len(tensor.shape) == 2 else (1, *tensor.shape)
     data = tensor.data
     with library.address_of(data) as address:
         failed = library.library().hr_set_tensor(
-            *(native, library.ROLES.index(role), int(layer or 0), _STORAGE[tensor.dtype]),
+            *(native, place[1], place[0], _STORAGE[tensor.dtype]),
             *(address, data.nbytes, rows, columns),
             *error.arguments,
         )

@@ -35,6 +35,7 @@ class SpecStruct(ctypes.Structure):
         ("layer_rope", _ADDRESS),
         ("layer_window", _ADDRESS),
         ("ropes", ctypes.POINTER(RopeStruct)),
+        ("storage", ctypes.c_char_p),
     )
 
 
