@@ -157,6 +157,7 @@ def _load(checkpoint: Checkpoint, config: Config, length: int) -> CpuBackend:
         max_batch_tokens=config.section(BatchSettings).max_num_batched_tokens,
         threads=machine.threads,
         isa=machine.isa,
+        quantize=settings.quantize,
         progress=_load_progress(checkpoint.name),
     )
 

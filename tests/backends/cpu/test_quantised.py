@@ -141,7 +141,7 @@ def weights_bytes(cp: Checkpoint, quantize: str | None = None) -> int:
 
 @pytest.mark.parametrize(
     ("stored", "bits"),
-    zip(QUANTISED, (8.5, 4.5, 5, 8.5, 9, 4.63, 8.63, 8.57), strict=True),
+    list(zip(QUANTISED, (8.5, 4.5, 5, 8.5, 9, 4.63, 8.63, 8.57), strict=True)),
 )
 def test_memory_is_what_the_file_takes(stored: DType, bits: float) -> None:
     """Five and six bits are kept in eight."""
