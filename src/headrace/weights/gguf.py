@@ -12,7 +12,7 @@ import math
 import struct
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class GgufFile:
 
     metadata: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
-    entries: Mapping[str, memoryview]
+    entries: Mapping[str, memoryview] = field(default_factory=dict)
 
 
 def read_gguf(path: Path) -> GgufFile:
