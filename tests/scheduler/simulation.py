@@ -189,6 +189,8 @@ def random_request(rng: random.Random, name: str, arrival: float, max_total: int
 class Prophet:
     """Drafts what the sequence will say, wrong now and then, and ends it early or late as it likes."""
 
+    costs_time = False
+
     def __init__(self, rng: random.Random, error_rate: float, max_model_len: int) -> None:
         self._rng = rng
         self._error_rate = error_rate

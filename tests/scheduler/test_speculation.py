@@ -82,13 +82,15 @@ def test_a_sampling_of_another_position_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 class Scripted:
-    """Drafts from a list, one for each step."""
+    """Drafts from a list, one for each step that asks for one: the first that only decodes does not."""
+
+    costs_time = False
 
     def __init__(self, drafts: Sequence[Sequence[int]]) -> None:
         self._drafts = list(drafts)
 
     def propose(self, wanted: Sequence[tuple[SequenceState, int]]) -> list[Sequence[int]]:
-        return [self._drafts.pop(0)[:most] if self._drafts else () for _, most in wanted]
+        return [self._drafts.pop(0)[:most] if most and self._drafts else () for _, most in wanted]
 
 
 def world(drafter: object, **changes: int) -> World:
@@ -113,7 +115,7 @@ def test_right_drafts_save_steps() -> None:
 def test_one_event_brings_the_tokens_of_a_step() -> None:
     asked = request(10)
     text = expected_text(asked, 0, 1, 200)
-    w = world(Scripted([text[1:3]]))
+    w = world(Scripted([text[2:4]]))
     w.add(asked)
     w.run()
     w.check_texts()
@@ -126,8 +128,8 @@ def test_a_fault_counts_where_the_text_gets_to_it(monkeypatch: pytest.MonkeyPatc
     asked = request(6)
     text = expected_text(asked, 0, 1, 200)
     wrong = next(v for v in range(VOCAB) if v not in text and v not in asked.prompt)
-    assert text[1] not in (text[0], *asked.prompt)
-    for faulty, want in ((wrong, text), (text[1], text[:2])):
+    assert text[2] not in (*text[:2], *asked.prompt)
+    for faulty, want in ((wrong, text), (text[2], text[:3])):
         with monkeypatch.context() as patch:
             real = fakes.choose
             patch.setattr(fakes, "choose", lambda c, s, bad=faulty, real=real: None if c[-1] == bad else real(c, s))
@@ -136,7 +138,8 @@ def test_a_fault_counts_where_the_text_gets_to_it(monkeypatch: pytest.MonkeyPatc
             w.run()
         seen = w.seen["a", 0]
         assert seen.tokens == want
-        assert (seen.finish is FinishReason.ERROR) == (faulty == text[1])
+        assert (seen.finish is FinishReason.ERROR) == (faulty == text[2])
+        assert w.drafts == [(2, int(faulty == text[2]))]
         assert w.cache.pool.used == 0
 
 
@@ -144,7 +147,7 @@ def test_a_fault_counts_where_the_text_gets_to_it(monkeypatch: pytest.MonkeyPatc
 def test_a_draft_never_passes_the_end(output: int) -> None:
     asked = request(output)
     text = expected_text(replace(asked, sampling=replace(asked.sampling, max_tokens=30)), 0, 1, 200)
-    w = world(Scripted([text[i : i + 20] for i in range(1, 10)]))
+    w = world(Scripted([text[i : i + 20] for i in range(2, 11)]))
     w.add(asked)
     w.run()
     w.check_texts()
@@ -155,9 +158,9 @@ def test_a_draft_never_passes_the_end(output: int) -> None:
 def test_a_stop_token_in_a_draft_ends_the_sequence() -> None:
     base = request(30)
     text = expected_text(base, 0, 1, 200)
-    stop = text[2]
+    stop = text[3]
     asked = request(30, stop_token_ids=frozenset([stop]))
-    w = world(Scripted([text[1:9]]))
+    w = world(Scripted([text[2:9]]))
     w.add(asked)
     w.run()
     w.check_texts()

@@ -13,15 +13,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from headrace.cli.machine import available_memory
 from headrace.cli.phases import Phases
+from headrace.cli.speculation import Drafting, prepare
 from headrace.cli.store import find_model
-from headrace.config import (
-    BatchSettings,
-    Config,
-    MachineSettings,
-    ModelSettings,
-    ServerSettings,
-    SpeculationSettings,
-)
+from headrace.config import BatchSettings, Config, MachineSettings, ModelSettings, ServerSettings
 from headrace.errors import ConfigError
 from headrace.types import BLOCK_SIZE, MemoryItem, MemoryPlan
 from headrace.weights import Checkpoint, open_checkpoint
@@ -32,7 +26,6 @@ if TYPE_CHECKING:
     from headrace.cli.words import ModelWords
     from headrace.engine.engine import Engine
     from headrace.metrics import Recorder
-    from headrace.scheduler.speculation import Speculation
 
 log = logging.getLogger("headrace.start")
 T = TypeVar("T")
@@ -54,10 +47,12 @@ class Assembly:
     engine: Engine
     recorder: Recorder
     max_model_len: int
+    drafting: Drafting
 
     def close(self) -> None:
-        """Stop the engine, then give the model's memory back."""
+        """Stop the engine, then give the models' memory back."""
         self.engine.stop()
+        self.drafting.close()
         self.backend.close()
 
 
@@ -110,17 +105,20 @@ def assemble(config: Config, phases: Phases, meanwhile: Callable[[], None] = lam
     beside = _Beside(lambda: _words(checkpoint, phases, meanwhile))
     with phases.phase("load"):
         backend = _load(checkpoint, config, length)
+    drafting = Drafting()
     try:
         words = beside.result()
+        drafting = prepare(config, words, backend.vocab_size, length)
         with phases.phase("memory"):
-            plan = _divide(backend, batch, length, fixed=settings.max_model_len is not None)
+            plan = _divide(backend, drafting, batch, length, fixed=settings.max_model_len is not None)
             backend.allocate_kv(plan.kv_blocks)
             length = min(length, plan.kv_blocks * BLOCK_SIZE)
-        engine, recorder = _engine(config, checkpoint, backend, plan, length)
+        engine, recorder = _engine(config, checkpoint, backend, drafting, plan, length)
     except BaseException:
+        drafting.close()
         backend.close()
         raise
-    return Assembly(checkpoint, words, backend, engine, recorder, length)
+    return Assembly(checkpoint, words, backend, engine, recorder, length, drafting)
 
 
 def _context(checkpoint: Checkpoint, asked: int | None) -> int:
@@ -172,12 +170,13 @@ def _load_progress(name: str) -> Callable[[float], None] | None:
     return report
 
 
-def _divide(backend: CpuBackend, batch: BatchSettings, length: int, *, fixed: bool) -> MemoryPlan:
+def _divide(backend: CpuBackend, drafting: Drafting, batch: BatchSettings, length: int, *, fixed: bool) -> MemoryPlan:
     """The memory plan, logged. A context that nobody asked for may be cut to what fits; one asked for may not."""
     from headrace.engine.memory import format_plan, plan_memory, require
 
-    allocated: tuple[MemoryItem, ...] = tuple(item for item in backend.memory() if item.bytes)
-    limit = int(MEMORY_SHARE * available_memory()) + sum(item.bytes for item in allocated)
+    resident = (*(item for item in backend.memory() if item.bytes), *drafting.resident)
+    limit = int(MEMORY_SHARE * available_memory()) + sum(item.bytes for item in resident)
+    allocated: tuple[MemoryItem, ...] = (*resident, *drafting.reserved)
     block = backend.kv_block_bytes
     plan = plan_memory(limit, allocated, block, length, batch.max_num_seqs, batch.kv_cache_memory)
     if plan.suggestion is not None and not fixed and plan.kv_blocks > 0:
@@ -198,18 +197,8 @@ def _context_unit(spec: ModelSpec) -> float:
     return linear / (2 * spec.num_layers * spec.num_heads * spec.head_dim * ATTENTION_COST)
 
 
-def _speculation(config: Config) -> Speculation | None:
-    settings = config.section(SpeculationSettings)
-    if settings.speculative_method == "off":
-        return None
-    from headrace.scheduler.drafting import PromptLookup
-    from headrace.scheduler.speculation import Speculation, SpeculationConfig
-
-    return Speculation(PromptLookup(), SpeculationConfig(settings.num_speculative_tokens))
-
-
 def _engine(
-    config: Config, checkpoint: Checkpoint, backend: CpuBackend, plan: MemoryPlan, length: int
+    config: Config, checkpoint: Checkpoint, backend: CpuBackend, drafting: Drafting, plan: MemoryPlan, length: int
 ) -> tuple[Engine, Recorder]:
     from headrace.engine.engine import Engine, EngineConfig
     from headrace.kvcache.cache import KVCache
@@ -224,6 +213,6 @@ def _engine(
     limits = SchedulerConfig(
         batch.max_num_seqs, batch.max_num_batched_tokens, length, context_unit=_context_unit(checkpoint.spec)
     )
-    scheduler = Scheduler(limits, cache, random.Random(settings.seed), _speculation(config))
+    scheduler = Scheduler(limits, cache, random.Random(settings.seed), drafting.speculation)
     engine = Engine(scheduler, backend, recorder, EngineConfig(max_queued=server.max_queue))
     return engine, recorder

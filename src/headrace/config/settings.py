@@ -101,11 +101,17 @@ class SpeculationSettings:
 
     TITLE: ClassVar[str] = "speculation"
 
-    speculative_method: str = knob(
-        "off",
+    speculative_method: str | None = knob(
+        None,
         "Where guesses come from. ngram copies what followed the same words earlier in prompt or answer, and pays for"
-        " summaries, edits and quotes; it stays out of the way where guesses fail, and when many users share a step.",
-        choices=("off", "ngram"),
+        " summaries, edits and quotes. draft_model asks a smaller model. Both stay out of the way where guesses fail,"
+        " and when many users share a step. auto is draft_model if there is a --speculative-model, else off.",
+        choices=("off", "ngram", "draft_model"),
+    )
+    speculative_model: str | None = knob(
+        None,
+        "The smaller model, in any form that MODEL may have. It must have the same tokenizer.",
+        metavar="MODEL",
     )
     num_speculative_tokens: int = knob(15, "Longest guess.", integer, unit="tokens", minimum=1, maximum=16)
 

@@ -20,6 +20,9 @@ _LONGEST = 16
 class Drafter(Protocol):
     """Proposes tokens. Called in the step loop, between two steps, with every sequence that is being decoded."""
 
+    costs_time: bool
+    """Proposing takes long enough to be counted, even when nothing comes of it."""
+
     def propose(self, wanted: Sequence[tuple[SequenceState, int]]) -> Sequence[Sequence[int]]:
         """For each (sequence, most): up to ``most`` tokens that may follow its ``tokens``; none is always allowed.
 
@@ -78,6 +81,8 @@ class PromptLookup:
 
     For summaries, edits, quotes and loops. No second model. Source: Saxena, "Prompt lookup decoding" (2023).
     """
+
+    costs_time = False
 
     def __init__(self) -> None:
         self._indices: dict[int, SuffixIndex] = {}

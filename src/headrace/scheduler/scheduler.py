@@ -146,7 +146,7 @@ class Scheduler:
         owner, lease = sequence.owner, sequence.lease
         tokens, logprobs, error = _outcome(row, answer, owner.stops)
         if row.earlier:
-            self._note_draft(sequence, len(row.earlier), max(len(tokens) - 1, 0))
+            self._note_draft(sequence, len(row.earlier), len(tokens) - (error is None))
         if lease is None or (error is not None and not tokens):
             events += self._roster.end(owner, now, FinishReason.ERROR, error)
             return

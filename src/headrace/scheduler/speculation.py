@@ -108,18 +108,26 @@ class Cost:
     _RATE = 0.2
     _UNKNOWN = 0.1
     _LIMITS = (0.01, 1.0)
+    _FRESH = 64
+    """Steps with drafts after which one without is due."""
 
     def __init__(self) -> None:
         self._plain: dict[int, float] = {}  # seconds of a step without drafts, by sequences
         self._cost: dict[int, float] = {}
+        self._since: dict[int, int] = {}  # steps with drafts since the last one without
 
     def of(self, sequences: int) -> float:
         """Of one token in a step of so many sequences."""
         return self._cost.get(sequences, self._UNKNOWN)
 
+    def needs_plain(self, sequences: int) -> bool:
+        """Whether a step of so many sequences should do without drafts, to compare with."""
+        return sequences not in self._plain or self._since.get(sequences, 0) >= self._FRESH
+
     def learn(self, sequences: int, drafted: int, seconds: float) -> None:
         """A step of ``sequences`` decoding sequences with ``drafted`` tokens in all took so long."""
         plain = self._plain.get(sequences, 0.0)
+        self._since[sequences] = self._since.get(sequences, 0) + 1 if drafted else 0
         if not drafted:
             step = min(seconds, 2 * plain) if plain else seconds  # one that was held up says little
             self._plain[sequences] = plain + self._RATE * (step - plain) if plain else step
@@ -151,12 +159,16 @@ class Speculation:
         drafted = 0
         limit = min(max_tokens, self.config.max_rows) - len(rows)
         if limit >= len(rows):
-            drafts = self._drafter.propose(self._wanted(sequences, limit // len(rows)))
+            wanted = self._wanted(sequences, limit // len(rows))
+            drafts = self._drafter.propose(wanted)
             rows = [
                 _with_draft(row, sequence, draft, cache, spare=len(rows)) if draft else row
                 for row, sequence, draft in zip(rows, sequences, drafts, strict=True)
             ]
             drafted = sum(len(row.earlier) for row in rows)
+            if not drafted and self._drafter.costs_time and any(most for _, most in wanted):
+                self._step = None  # a step without drafts, but not without drafting
+                return rows
         self._step = (len(rows), drafted, now) if limit > 0 else None
         return rows
 
@@ -181,7 +193,7 @@ class Speculation:
         known = self._odds
         if len(known) > len(sequences):
             self._odds = known = {s.id: known[s.id] for s in sequences if s.id in known}
-        most = min(share, self.config.num_tokens)
+        most = 0 if self._costs.needs_plain(len(sequences)) else min(share, self.config.num_tokens)
         wanted = []
         for sequence in sequences:
             odds = known.get(sequence.id)
