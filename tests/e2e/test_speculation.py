@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from headrace.weights.catalogue import DEFAULT_MODEL
 from tests.e2e.server import ServerProcess, serve
 
 TEXT = (
@@ -36,6 +37,13 @@ def speculating() -> Iterator[ServerProcess]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def with_draft_model() -> Iterator[ServerProcess]:
+    """The model drafts for itself: it is slow, and right."""
+    with serve("--speculative-model", DEFAULT_MODEL, "--num-speculative-tokens", "4") as server:
+        yield server
+
+
 def answer(server: ServerProcess, body: dict[str, Any]) -> dict[str, Any]:
     found = httpx.post(f"{server.url}/v1/completions", json=body, timeout=120)
     assert found.status_code == 200, found.text
@@ -47,6 +55,16 @@ def answer(server: ServerProcess, body: dict[str, Any]) -> dict[str, Any]:
 def test_answers_are_the_same(name: str, idle_server: ServerProcess, speculating: ServerProcess) -> None:
     body = {**BODIES[name], "cache_salt": name.replace(" ", "-")}  # nothing cached on one side only
     assert answer(speculating, body) == answer(idle_server, body)
+
+
+@pytest.mark.parametrize("name", ["several", "stop", "penalties"])
+def test_a_draft_model_changes_nothing(name: str, idle_server: ServerProcess, with_draft_model: ServerProcess) -> None:
+    body = {**BODIES[name], "cache_salt": f"{name}-again"}
+    assert answer(with_draft_model, body) == answer(idle_server, body)
+    drafted, accepted = (
+        with_draft_model.metric(f"vllm:spec_decode_num_{kind}_tokens_total") for kind in ("draft", "accepted")
+    )
+    assert accepted > 0.9 * drafted > 0
 
 
 def test_acceptance_is_counted(speculating: ServerProcess) -> None:
