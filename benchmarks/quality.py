@@ -2,11 +2,13 @@
 
     python -m benchmarks.quality MODEL [--variants float32,bfloat16,int8,int4] [--also NAME=FILE.gguf ...]
 
-MODEL is a float model that headrace opens. Every variant reads the texts of ``benchmarks/texts`` (prose, chat, code,
-reasoning, four languages, records) through the backend's contract, and is asked for the logprob of each next token and
-for the token that it would have chosen itself; "agrees" is how often that is the choice of float32. The change of the
-mean negative log-likelihood has its standard error over tokens, paired with float32's. Writes
-DATE-NAME-quality.json into benchmarks/results/.
+MODEL is a float model that headrace opens; of a quantised one, the weights as stored are compared with the same weights
+expanded to float32, which shows what computing with them costs and not what storing them did.
+
+Every variant reads the texts of ``benchmarks/texts`` (prose, chat, code, reasoning, four languages, records) through
+the backend's contract, and is asked for the logprob of each next token and for the token that it would have chosen
+itself; "agrees" is how often that is the choice of float32. The change of the mean negative log-likelihood has its
+standard error over tokens, paired with float32's. Writes DATE-NAME-quality.json into benchmarks/results/.
 
 The model's channels are shuffled first, which changes what it computes by rounding alone and puts other weights
 together in every block: a float copy of weights that were once quantised would otherwise fit the blocks it came from,
@@ -33,7 +35,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe
 from headrace.backends import Backend
 from headrace.backends.cpu.backend import load
-from headrace.backends.cpu.quantize import SCHEMES, quantized
+from headrace.backends.cpu.quantize import FLOATS, SCHEMES, quantized
 from headrace.backends.reference.dequantize import dequantize
 from headrace.text.tokenizer import load_tokenizer
 from headrace.types import BLOCK_SIZE, Plan, PlanRow, RowSampling
@@ -217,6 +219,10 @@ def measure(model: Path, variants: Sequence[str], also: Mapping[str, Path]) -> l
     """All lines; the first is float32's, which is measured in any case."""
     checkpoint = open_checkpoint(model)
     texts = read_texts(load_tokenizer(checkpoint.text).encode)
+    if any(tensor.dtype not in FLOATS for tensor in checkpoint.tensors.values()):
+        if also:
+            raise SystemExit(f"{model} is quantised: --also compares other files with a float model")
+        return _as_stored(checkpoint, texts)
     source = shuffled(checkpoint)
     base = read(source, "float32", texts)
     lines = [compared("float32", base, base)]
@@ -230,6 +236,17 @@ def measure(model: Path, variants: Sequence[str], also: Mapping[str, Path]) -> l
         print(f"{name} ...", file=sys.stderr, flush=True)
         lines.append(compared(name, read(open_checkpoint(path), "bfloat16", texts), base))
     return lines
+
+
+def _as_stored(checkpoint: Checkpoint, texts: Mapping[str, list[int]]) -> list[dict[str, Any]]:
+    floats = {name: dequantize(tensor) for name, tensor in checkpoint.tensors.items()}
+    expanded = {name: Tensor(DType.F32, x.shape, memoryview(x.tobytes())) for name, x in floats.items()}
+    base = read(dataclasses.replace(checkpoint, tensors=expanded), "float32", texts)
+    kinds = sorted({str(t.dtype) for t in checkpoint.tensors.values() if len(t.shape) == 2})
+    return [
+        compared("expanded, float32", base, base),
+        compared("+".join(kinds), read(checkpoint, "bfloat16", texts), base),
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from headrace.weights import open_checkpoint
 from tests.parity import tiny
 from tests.parity.conftest import load_native, load_reference
 from tests.parity.steps import compute
+from tests.weights.files import VOCAB, write_gguf
 
 CONFIGS: dict[str, Any] = {
     "llama": tiny.llama,
@@ -65,6 +66,17 @@ def test_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.8 < worse["top1_agreement"] <= 1
     assert 8.4 < worse["bits_per_weight"] < 8.6
     assert len(quality.table([line, worse]).splitlines()) == 4
+
+
+def test_a_quantised_model_is_compared_with_its_own_expansion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_gguf(tmp_path / "m.gguf", kind="Q4_0")
+    monkeypatch.setattr(quality, "CHUNK", 16)
+    monkeypatch.setattr(quality, "DECODED", 4)
+    rng = np.random.default_rng(1)
+    base, stored = quality._as_stored(open_checkpoint(path), {"a": rng.integers(0, VOCAB, 30).tolist()})
+    assert (base["variant"], base["bits_per_weight"]) == ("expanded, float32", 32)
+    assert (stored["variant"], stored["bits_per_weight"]) == ("Q4_0", 4.5)
+    assert abs(stored["nll_change"]) < 0.5  # bfloat16 in a net of random weights, whose logits reach 40
 
 
 def test_the_texts_are_there_and_small() -> None:
