@@ -59,6 +59,14 @@ struct alignas(64) ArgMax {
   int32_t bad[kTileN];  // non-zero where a NaN or +inf was seen
 };
 
+// Quantised weights of 16 columns, stored in a format of strips.h. While one is read, what lies `ahead` bytes further is
+// fetched.
+struct Strip {
+  char* data;
+  int format;
+  long ahead;
+};
+
 struct Kernels {
   const char* isa;
   bool bf16;    // weights and KV are bf16 (else fp32)
@@ -98,8 +106,10 @@ struct Kernels {
   bool (*pack)(const float* rows, int k_tiles, void* dst);
   // Row `n` of a packed matrix, times scale: an embedding look-up in a tied lm_head.
   void (*unpack)(const void* matrix, int k_tiles, long n, float scale, float* out);
-  // A quantised strip (strips.h) as tiles at dst, 2 tiles apart. Fetches what lies `ahead` bytes further meanwhile.
-  void (*expand)(int format, const void* strip, int k_tiles, void* dst, long ahead);
+  // Tiles [first, end) of a strip at dst, 2 tiles apart.
+  void (*expand)(const Strip* strip, int k_tiles, int first, int end, void* dst);
+  // gemm with up to 16 rows, for two strips that become tiles along the way; null where that gains nothing.
+  void (*gemm_strips)(const void* a, int rows, const Strip* strips, int k_tiles, float* c);
 };
 
 // The table of one instruction set, or null where the compiler could not build it.

@@ -87,6 +87,34 @@ static void gemm_tiles(const void* a, int rows, const void* panel, int k_tiles, 
   _tile_stored(3, c + 16 * kPanelN + 16, kPanelN * 4);
 }
 
+// Few rows: weights become tiles a little before they are multiplied, in memory that stays in the first-level cache, and
+// both go on at the same time.
+static void gemm_few(const void* a, int, const Strip* strips, int k_tiles, float* c) {
+  constexpr int kStep = 4;
+  alignas(64) char tiles[2][kStep * 2048];
+  const char* x = (const char*)a;
+  _tile_zero(0);
+  _tile_zero(1);
+  for (int t = -kStep; t < k_tiles; t += kStep) {
+    const int next = t + kStep;
+    char* to = tiles[next / kStep % 2];
+    if (next < k_tiles)
+      for (int half = 0; half < 2; half++)
+        expand_strip<true>(strips + half, k_tiles, next, next + kStep < k_tiles ? next + kStep : k_tiles, to + half * 1024);
+    if (t < 0) continue;
+    const char* b = tiles[t / kStep % 2];
+    for (int i = t; i < k_tiles && i < next; i++, x += 1024, b += 2048) {
+      _tile_loadd(4, x, 64);
+      _tile_loadd(6, b, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, b + 1024, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+  }
+  _tile_stored(0, c, kPanelN * 4);
+  _tile_stored(1, c + 16, kPanelN * 4);
+}
+
 // Scores of n blocks (n tiles of 16 x 16, side by side in s).
 static inline void scores(const uint16_t* q, int dp, const char* const* kv, int n, float* s) {
   _tile_zero(0);
@@ -180,6 +208,7 @@ static constexpr Kernels with_tiles() {
   t.enter_attention = enter_attention;
   t.leave = leave;
   t.gemm = gemm_tiles;
+  t.gemm_strips = gemm_few;
   t.attend = attend_tiles;
   return t;
 }

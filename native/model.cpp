@@ -63,12 +63,14 @@ Matrix Model::matrix(Arena& arena, int layer, long k, std::vector<std::pair<int,
   }
   if (formats.size() % 2) formats.push_back(formats.back());
   for (size_t i = 0; i < formats.size(); i += 2) {
-    Panel p{nullptr, {formats[i], formats[i + 1]}, {}};
-    if (p.format[0] == kDense || p.format[1] == kDense) p.format[0] = p.format[1] = kDense;
-    for (int half : {0, 1})
-      p.bytes[half] = p.dense() ? m.k_tiles * kTileK * kTileN * element() : strip_bytes(kStripFormats[p.format[half]], m.k_tiles);
-    p.data = arena.take<char>(p.size());
-    m.panels.push_back(p);
+    int left = formats[i], right = formats[i + 1];
+    if (left == kDense || right == kDense) left = right = kDense;
+    const auto bytes = [&](int format) {
+      return format == kDense ? m.k_tiles * kTileK * kTileN * element() : strip_bytes(kStripFormats[format], m.k_tiles);
+    };
+    const long size = bytes(left) + bytes(right);
+    char* data = arena.take<char>(size);
+    m.panels.push_back({{{data, left, size}, {data ? data + bytes(left) : nullptr, right, size}}, size});
   }
   return m;
 }

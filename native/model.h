@@ -24,13 +24,11 @@ struct Error : std::runtime_error {
 
 // 32 columns of a packed matrix: both kDense, then they are tiles side by side (kernels.h), or two strips (strips.h).
 struct Panel {
-  char* data;
-  int format[2];
-  size_t bytes[2];  // of each half
+  Strip strips[2];
+  long bytes;
 
-  bool dense() const { return format[0] == kDense; }
-  char* half(int i) const { return data + i * bytes[0]; }
-  size_t size() const { return bytes[0] + bytes[1]; }
+  bool dense() const { return strips[0].format == kDense; }
+  char* tiles() const { return strips[0].data; }  // of a dense one
 };
 
 // A packed linear layer.

@@ -146,8 +146,8 @@ void Model::set_matrix(const Matrix& m, int role, int layer, int storage, const 
         if (!hr_requantize(storage, stored, kept, HR_FIT, blocks.data() + i * kept_bytes, columns)) finite = false;
       }
       const int half = tile % 2;
-      if (!(panel.dense() ? kernels.pack(floats.data(), m.k_tiles, panel.half(0) + half * kTileK * kTileN * element())
-                          : pack_strip(kept, row_blocks, m.k_tiles, panel.half(half))))
+      if (!(panel.dense() ? kernels.pack(floats.data(), m.k_tiles, panel.tiles() + half * kTileK * kTileN * element())
+                          : pack_strip(kept, row_blocks, m.k_tiles, panel.strips[half].data)))
         finite = false;
     }
   };

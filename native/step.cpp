@@ -63,8 +63,8 @@ void Step::embed(Walk& w) {
   const long pairs = spec_.rope_pairs();
   for (long t; (t = claim(w, tokens_)) >= 0;) {
     const int column = batch_.tokens[t] % kPanelN;
-    const char* tiles_of = tiles(w, table, table.panels[batch_.tokens[t] / kPanelN], column / kTileN);
-    k_.unpack(tiles_of, table.k_tiles, column, spec_.embedding_scale, s_.residual + t * s_.hidden_ld);
+    const char* panel = tiles(w, table, table.panels[batch_.tokens[t] / kPanelN], column / kTileN);
+    k_.unpack(panel, table.k_tiles, column, spec_.embedding_scale, s_.residual + t * s_.hidden_ld);
     for (size_t r = 0; r < spec_.ropes.size(); r++) {
       const Rope& rope = spec_.ropes[r];
       const long at = (r * s_.capacity + t) * pairs;
@@ -79,11 +79,10 @@ void Step::embed(Walk& w) {
 }
 
 const char* Step::tiles(Walk& w, const Matrix& m, const Panel& panel, int half) const {
-  if (panel.dense()) return panel.data;
+  if (panel.dense()) return panel.tiles();
   for (int i : {0, 1})
     if (half < 0 || half == i)
-      k_.expand(panel.format[i], panel.half(i), m.k_tiles, w.scratch.panel + i * kTileK * kTileN * model_.element(),
-                half < 0 ? (long)panel.size() : 0);
+      k_.expand(panel.strips + i, m.k_tiles, 0, m.k_tiles, w.scratch.panel + i * kTileK * kTileN * model_.element());
   return w.scratch.panel;
 }
 

@@ -20,11 +20,16 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Epilogue epi
   for (long u; (u = claim(w, row_groups * panels)) >= 0;) {
     const Panel& panel = m.panels[u % panels];
     const long first = u / panels * some, end = std::min(rows, first + some);
+    if (rows <= 16 && !panel.dense() && k_.gemm_strips) {
+      k_.gemm_strips(a, (int)rows, panel.strips, m.k_tiles, c);
+      epilogue(c, (int)rows, 0, u * kPanelN);
+      continue;
+    }
     const char* b = tiles(w, m, panel);
     // With several row blocks to a panel, each fetches its share of the next panel: memory works while they compute.
-    const long blocks = (end - first + kRowBlock - 1) / kRowBlock, panel_lines = (long)panel.size() / 64;
+    const long blocks = (end - first + kRowBlock - 1) / kRowBlock, panel_lines = panel.bytes / 64;
     const int lines = blocks < 2 || !panel.dense() ? 0 : (int)(panel_lines / m.k_tiles / blocks);
-    const char* ahead = panel.data + panel.size();
+    const char* ahead = b + panel.bytes;
     for (long row = first; row < end; row += kRowBlock, ahead += (long)lines * m.k_tiles * 64) {
       const int n = (int)std::min<long>(kRowBlock, end - row);
       k_.gemm(a + row * row_bytes, n, b, m.k_tiles, c, ahead, lines);

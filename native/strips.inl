@@ -16,7 +16,7 @@ static inline VF load_halves(const uint16_t* p) {
 
 static inline VF load_bytes(const uint8_t* p) {
   typedef int8_t VB __attribute__((vector_size(W), aligned(1), may_alias));
-  return __builtin_convertvector(*(const VB*)p, VF);
+  return __builtin_convertvector(__builtin_convertvector(*(const VB*)p, VI), VF);
 }
 
 // Lane j is column j / 2.
@@ -110,19 +110,19 @@ static inline __attribute__((always_inline)) void expand_tile(const uint8_t* qua
 }
 
 template <int FORMAT, bool BF16>
-static void expand_tiles(const void* strip, int k_tiles, void* dst, long ahead) {
+static void expand_tiles(const void* strip, int k_tiles, int first, int end, void* dst, long ahead) {
   constexpr StripFormat f = kStripFormats[FORMAT];
   constexpr int quant_bytes = f.quant_bytes(), scale_bytes = f.scale_bytes(), shared_bytes = f.shared_bytes();
   constexpr long tile = BF16 ? 1024 : 2048;
-  const uint8_t* quants = (const uint8_t*)strip;
-  const uint8_t* scales = quants + (long)k_tiles * quant_bytes;
-  const uint8_t* shared = scales + (long)k_tiles * scale_bytes;
+  const uint8_t* quants = (const uint8_t*)strip + (long)first * quant_bytes;
+  const uint8_t* scales = (const uint8_t*)strip + (long)k_tiles * quant_bytes + (long)first * scale_bytes;
+  const uint8_t* shared = (const uint8_t*)strip + (long)k_tiles * (quant_bytes + scale_bytes);
   char* out = (char*)dst;
   alignas(64) float shared_scale[2][kTileN] = {}, scale[2][kTileN] = {}, minimum[kTileN] = {};
-  for (int t = 0; t < k_tiles; t++, quants += quant_bytes, scales += scale_bytes, out += 2 * tile) {
+  for (int t = first; t < end; t++, quants += quant_bytes, scales += scale_bytes, out += 2 * tile) {
     for (int i = 0; i < quant_bytes; i += 64) __builtin_prefetch(quants + ahead + i, 0, 2);
     __builtin_prefetch(scales + ahead, 0, 2);
-    if (f.shared && t % kSharing == 0)
+    if (f.shared && (t == first || t % kSharing == 0))
       for (int i = 0; i < kTileN; i += W)
         for (int j = 0; j < 1 + f.minimum; j++)
           save(shared_scale[j] + i, load_halves((const uint16_t*)(shared + t / kSharing * shared_bytes) + j * kTileN + i));
@@ -140,14 +140,14 @@ static void expand_tiles(const void* strip, int k_tiles, void* dst, long ahead) 
 }
 
 template <bool BF16>
-static void expand_strip(int format, const void* strip, int k_tiles, void* dst, long ahead) {
-  switch (format) {
-    case 0: return expand_tiles<0, BF16>(strip, k_tiles, dst, ahead);
-    case 1: return expand_tiles<1, BF16>(strip, k_tiles, dst, ahead);
-    case 2: return expand_tiles<2, BF16>(strip, k_tiles, dst, ahead);
-    case 3: return expand_tiles<3, BF16>(strip, k_tiles, dst, ahead);
-    case 4: return expand_tiles<4, BF16>(strip, k_tiles, dst, ahead);
-    case 5: return expand_tiles<5, BF16>(strip, k_tiles, dst, ahead);
-    default: return expand_tiles<6, BF16>(strip, k_tiles, dst, ahead);
+static void expand_strip(const Strip* s, int k_tiles, int first, int end, void* dst) {
+  switch (s->format) {
+    case 0: return expand_tiles<0, BF16>(s->data, k_tiles, first, end, dst, s->ahead);
+    case 1: return expand_tiles<1, BF16>(s->data, k_tiles, first, end, dst, s->ahead);
+    case 2: return expand_tiles<2, BF16>(s->data, k_tiles, first, end, dst, s->ahead);
+    case 3: return expand_tiles<3, BF16>(s->data, k_tiles, first, end, dst, s->ahead);
+    case 4: return expand_tiles<4, BF16>(s->data, k_tiles, first, end, dst, s->ahead);
+    case 5: return expand_tiles<5, BF16>(s->data, k_tiles, first, end, dst, s->ahead);
+    default: return expand_tiles<6, BF16>(s->data, k_tiles, first, end, dst, s->ahead);
   }
 }
