@@ -69,23 +69,29 @@ INLINE void q6_k(const uint8_t* b, int i, Piece& p) {
     p.quants[j] = static_cast<uint8_t>(((low[j] >> 4 * (run / 2)) & 15) | ((high[j] >> (2 * run) & 3) << 4));
 }
 
-// Where each quant of a tile goes: `quants` is [k][column].
+// The quants of a tile into its dwords: a lane takes every other of 4 (8 bits) or 8 (4 bits) consecutive k, from two
+// columns in turn.
 template <int BITS>
-INLINE void place(const uint8_t (*quants)[kTileN], uint32_t* out) {
-  using At = QuantPlace<BITS>;
-  for (int v = 0; v < kTileK; v += At::in_dword, out += 16) {
-    uint32_t lanes[16] = {};
-    for (int i = 0; i < At::in_dword; ++i) {
-      const int pair = (v + i) / 2, half = i % 2, shift = (At::bit(i) + At::turn * (i / At::per)) % 32;
-      const uint8_t *even = quants[2 * pair] + 8 * half, *odd = quants[2 * pair + 1] + 8 * half;
-      for (int n = 0; n < 8; ++n) {
-        const uint32_t a = even[n], b = odd[n];
-        lanes[2 * n] |= a << shift | a >> (31 - shift) >> 1;
-        lanes[2 * n + 1] |= b << shift | b >> (31 - shift) >> 1;
-      }
+INLINE void place(const uint8_t (*quants)[kTileK], uint32_t* out) {
+  constexpr int at = QuantPlace<BITS>::first, run = QuantPlace<BITS>::in_dword;
+  constexpr uint64_t every_other = 0x00ff00ff00ff00ff;
+  const auto lane = [](uint64_t a, uint64_t b) {
+    uint64_t x = (a & every_other) | (b & every_other) << BITS;
+    if (BITS == 4) {  // the low bytes of four 16-bit words, side by side
+      x = (x | x >> 8) & 0x0000ffff0000ffff;
+      x |= x >> 16;
     }
-    memcpy(out, lanes, sizeof lanes);
-  }
+    const uint32_t dword = static_cast<uint32_t>(x);
+    return dword << at | dword >> (32 - at);
+  };
+  for (int n = 0; n < kTileN / 2; ++n)
+    for (int v = 0; v < kTileK / run; ++v) {
+      uint64_t a = 0, b = 0;
+      memcpy(&a, quants[n] + v * run, run);
+      memcpy(&b, quants[n + 8] + v * run, run);
+      out[v * 16 + 2 * n] = lane(a, b);
+      out[v * 16 + 2 * n + 1] = lane(a >> 8, b >> 8);
+    }
 }
 
 template <int FORMAT, int BLOCK, int BYTES, void (*read)(const uint8_t*, int, Piece&)>
@@ -96,11 +102,11 @@ WIDE bool pack(const uint8_t* const* rows, int k_tiles, uint8_t* strip) {
   uint8_t* shared = scales + (long)k_tiles * f.scale_bytes();
   uint32_t bad = 0;
   for (int t = 0; t < k_tiles; ++t) {
-    uint8_t quants[kTileK][kTileN];
+    uint8_t quants[kTileN][kTileK];
     for (int n = 0; n < kTileN; ++n) {
       Piece p = {};
       if (rows[n]) read(rows[n] + (long)(t / pieces) * BYTES, t % pieces, p);
-      for (int j = 0; j < kTileK; ++j) quants[j][n] = p.quants[j];
+      memcpy(quants[n], p.quants, kTileK);
       uint8_t* halves = f.shared ? shared + (long)(t / kSharing) * f.shared_bytes() : scales + (long)t * f.scale_bytes();
       for (int i = 0; i < 1 + f.minimum; ++i) {
         bad |= (p.halves[i] & 0x7c00u) == 0x7c00u;

@@ -40,14 +40,13 @@ constexpr StripFormat kStripFormats[] = {
 };
 constexpr int kDense = -1;  // not a strip: tiles
 
-// Where the quants of a dword are. Turned right by a multiple of `turn` bits, it has `per` of them at bits `first`,
-// `first` + bits ... : low in the mantissa of a float32 whose exponent is then set to 2^23, and high enough that the
-// scale times what that float has too much is exact in float32.
+// Where the quants of a dword are: in order from bit `first` on, around the end. Turned right by a multiple of `turn` bits,
+// it has `per` of them from bit `first` on: low in the mantissa of a float32 whose exponent is then set to 2^23, and high
+// enough that the scale times what that float has too much is exact in float32.
 namespace {  // kernels.h: nothing that the linker could share
 template <int BITS>
 struct QuantPlace {
   static constexpr int first = BITS == 8 ? 4 : 8, per = BITS == 8 ? 2 : 3, turn = per * BITS, in_dword = 32 / BITS;
-  static constexpr int bit(int i) { return first + BITS * (i % per); }
 };
 }  // namespace
 

@@ -15,15 +15,25 @@ static inline VF load_halves(const uint16_t* p) {
 }
 
 static inline VF load_bytes(const uint8_t* p) {
-  typedef int8_t VB __attribute__((vector_size(W), aligned(1), may_alias));
-  return __builtin_convertvector(__builtin_convertvector(*(const VB*)p, VI), VF);
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+  VF v;
+  for (int i = 0; i < W; i++) v[i] = (int8_t)p[i];
+  return v;
+#endif
 }
 
 // Lane j is column j / 2.
 static inline VF load_twice(const float* columns) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
   const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
   return _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(columns)));
+#elif defined(__AVX2__)
+  const __m256i twice = _mm256_set_epi32(3, 3, 2, 2, 1, 1, 0, 0);
+  return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(columns)), twice);
 #else
   VF v;
   for (int j = 0; j < W; j++) v[j] = columns[j / 2];
