@@ -39,6 +39,10 @@ class ByteWords:
         self.tokenizer = byte_tokenizer()
         self.eos_token_ids = frozenset({EOS})
 
+    @property
+    def longest_token(self) -> int:
+        return self.tokenizer.longest_token
+
     def encode(self, text: str, add_special: bool) -> Sequence[int]:
         return self.tokenizer.encode(text, add_special=add_special)
 

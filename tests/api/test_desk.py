@@ -161,7 +161,8 @@ def test_admission() -> None:
         (long,) = await admitted({"messages": [{"role": "user", "content": "a" * 400}]}, chat=True)
         assert long.request.sampling.max_tokens == 512 - 406
         for body, match in (
-            ({"prompt": "a" * 3000}, "3000 tokens.*512"),
+            ({"prompt": "a" * 1000}, "1000 tokens.*512"),
+            ({"prompt": ["a", "a" * (512 * model.words.longest_token + 1)]}, "characters, more than any 512 tokens"),
             ({"prompt": "a" * 512}, "512 tokens.*512"),
             ({"prompt": ["a", ""]}, "no tokens"),
             ({"prompt": "a" * 510, "max_tokens": 3}, "lower max_tokens to 2"),

@@ -34,6 +34,7 @@ async def admit(
     Raises:
         InvalidRequest: a prompt is empty or does not fit; the template refuses the messages.
     """
+    _refuse_hopeless(call.content, served)
     prompts = await _encode(call.content, served.words)
     banned = _bad_words(call.bad_words, served.words)
     timeouts = [limit for limit in (call.timeout, request_timeout) if limit is not None]
@@ -58,6 +59,21 @@ async def admit(
         )
         admitted.append(Admitted(request, _echo(call.content, index, prompt, served.words)))
     return admitted
+
+
+def _refuse_hopeless(content: Prompts | Conversation, served: Served) -> None:
+    """A text that cannot fit whatever its tokens are is not worth tokenising."""
+    if isinstance(content, Conversation):
+        field, longest = "messages", sum(len(message["content"]) for message in content.messages)
+    else:
+        field, longest = "prompt", max((len(item) for item in content.items if isinstance(item, str)), default=0)
+    context = served.limits.max_model_len
+    if longest > context and longest > context * served.words.longest_token:
+        raise InvalidRequest(
+            f"the {field} has {longest} characters, more than any {context} tokens have, which the context holds; "
+            "shorten it",
+            field,
+        )
 
 
 async def _encode(content: Prompts | Conversation, words: Words) -> list[tuple[int, ...]]:

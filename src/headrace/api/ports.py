@@ -61,6 +61,11 @@ class Words(Protocol):
         """The tokens with which the model ends by itself."""
         ...
 
+    @property
+    def longest_token(self) -> int:
+        """Characters of the longest token, or more."""
+        ...
+
     def encode(self, text: str, add_special: bool) -> Sequence[int]:
         """Text → token ids."""
         ...

@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from uvicorn import Config, Server
 
@@ -108,6 +109,8 @@ def serve(app: App, sock: socket.socket, on_started: Callable[[], None] | None =
     async def run() -> None:
         serving = Serving(app, sock)
         loop = asyncio.get_running_loop()
+        # Long texts are tokenised there: two at a time, so that many take neither all processors nor much memory.
+        loop.set_default_executor(ThreadPoolExecutor(2, "headrace-text"))
         loop.add_signal_handler(signal.SIGTERM, serving.stop, app.settings.lame_duck)
         loop.add_signal_handler(signal.SIGINT, serving.stop, 0.0)
         await serving.run(on_started)

@@ -32,6 +32,11 @@ class ModelWords:
         """Whether the model comes with a chat template."""
         return self._template is not None
 
+    @property
+    def longest_token(self) -> int:
+        """Characters of the longest token, or more."""
+        return self._tokenizer.longest_token
+
     def prepare(self) -> None:
         """Compile the chat template now, so that the first request need not wait for it."""
         if self._template is not None:

@@ -25,8 +25,10 @@ def plan_memory(
 
     ``kv_bytes`` is what is asked for. By default that is enough for ``max_num_seqs`` sequences of ``max_model_len``
     tokens, but no more than half of what there is if that holds one: the pool's memory is taken as it is used, and a
-    prefix cache uses all of it in time, so the other programs of the machine must be left room to grow. The plan always comes back, so that it can be shown; if its pool does not hold one sequence of
-    ``max_model_len`` tokens, it carries one suggested fix (see `require`).
+    prefix cache uses all of it in time, so the machine's other programs must be left room to grow.
+
+    The plan always comes back, so that it can be shown; if its pool does not hold one sequence of ``max_model_len``
+    tokens, it carries one suggested fix (see `require`).
     """
     left = limit - sum(item.bytes for item in allocated)
     one = blocks_for(max_model_len)

@@ -170,6 +170,11 @@ class Tokenizer:
         return self.bytes_of[token].decode("utf-8", "replace")
 
     @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token, or more: a text of more than n times this has more than n tokens."""
+        return max(map(len, self._core.get_vocab()))
+
+    @cached_property
     def special_chars(self) -> frozenset[str]:
         """Characters without which no special token can be written: of each the first that is not a letter or digit."""
         texts = [text for i in self.special_ids if (text := self._core.id_to_token(i))]
