@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,11 +12,12 @@ import pytest
 
 from headrace.backends import Backend
 from headrace.backends.cpu.backend import load
+from headrace.backends.cpu.library import available_isas
 from headrace.backends.reference.backend import load as load_reference
 from headrace.errors import EngineError
 from headrace.types import GREEDY, Plan, PlanRow, RowResult, RowSampling
 from tests.backends.cpu.conftest import Loader
-from tests.backends.cpu.models import BASE, blocks_for, checkpoint, prompt
+from tests.backends.cpu.models import BASE, all_logprobs, blocks_for, checkpoint, prompt
 
 LENGTH = 40
 
@@ -93,6 +96,55 @@ def test_a_text_is_the_same_with_any_drafts(how: How, make: Loader) -> None:
         return [token if rng.random() < 0.8 else rng.randrange(99) for token in right]
 
     assert generate(backend, 60, how, guess) == plain
+
+
+def surprise(seen: Counter[int], logprobs: dict[int, float]) -> float:
+    """Chi-square of counts against probabilities, in standard deviations above its mean; rare tokens in one bin."""
+    total = sum(seen.values())
+    expected = {token: total * math.exp(logprob) for token, logprob in logprobs.items()}
+    often = [token for token, count in expected.items() if count >= 5]
+    bins = [(seen[token], expected[token]) for token in often]
+    rest = total - sum(count for count, _ in bins), total - sum(count for _, count in bins)
+    bins += [rest] if rest[1] >= 5 else []
+    chi_square = sum((count - mean) ** 2 / mean for count, mean in bins)
+    return (chi_square - (len(bins) - 1)) / math.sqrt(2 * (len(bins) - 1))
+
+
+def test_the_distribution_is_the_models(make: Loader, dtype: str, isa: str) -> None:
+    """Over many seeds, with one draft for all: the first token, and the second wherever the draft was right."""
+    if dtype != "float32" or isa != available_isas()[0]:
+        pytest.skip("bit for bit the same choices were shown above; once is enough for their statistics")
+    backend = make(BASE, 128)
+    tokens = prompt(BASE, 6)
+    first = backend.run(Plan((PlanRow(0, tokens, 0, (0,), all_logprobs(BASE)),))).rows[0].logprobs
+    assert first is not None
+    draft = first.top[0][0]
+    second = backend.run(Plan((PlanRow(0, (*tokens, draft), 0, (0,), all_logprobs(BASE)),))).rows[0].logprobs
+    assert second is not None
+    seen: tuple[Counter[int], Counter[int]] = Counter(), Counter()
+    for start in range(0, 12_000, 120):
+        rows = [
+            PlanRow(
+                i,
+                (*tokens, draft),
+                0,
+                (i,),
+                RowSampling(temperature=1.0, seed=start + i, position=7),
+                earlier=(RowSampling(temperature=1.0, seed=start + i, position=6),),
+            )
+            for i in range(120)
+        ]
+        for result in backend.run(Plan(tuple(rows))).rows:
+            one, two = (choice.token for choice in choices(result))
+            assert one is not None
+            assert two is not None
+            seen[0][one] += 1
+            if one == draft:
+                seen[1][two] += 1
+    assert sum(seen[1].values()) > 500
+    assert surprise(seen[0], dict(first.top)) < 4
+    assert surprise(seen[1], dict(second.top)) < 4
+    assert surprise(seen[1], dict(first.top)) > 20, "the test can tell two distributions apart"
 
 
 def test_the_reference_chooses_the_same_way() -> None:
