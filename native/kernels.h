@@ -108,7 +108,7 @@ struct Kernels {
   void (*unpack)(const void* matrix, int k_tiles, long n, float scale, float* out);
   // Tiles [first, end) of a strip at dst, 2 tiles apart.
   void (*expand)(const Strip* strip, int k_tiles, int first, int end, void* dst);
-  // gemm with up to 16 rows, for two strips that become tiles along the way; null where that gains nothing.
+  // gemm for two strips that become tiles along the way; null where that gains nothing.
   void (*gemm_strips)(const void* a, int rows, const Strip* strips, int k_tiles, float* c);
 };
 

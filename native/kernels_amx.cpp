@@ -49,6 +49,14 @@ static void enter_attention() {
 
 static void leave() { _tile_release(); }
 
+static inline void store_tiles(int rows, float* c) {
+  _tile_stored(0, c, kPanelN * 4);
+  _tile_stored(1, c + 16, kPanelN * 4);
+  if (rows <= 16) return;
+  _tile_stored(2, c + 16 * kPanelN, kPanelN * 4);
+  _tile_stored(3, c + 16 * kPanelN + 16, kPanelN * 4);
+}
+
 static void gemm_tiles(const void* a, int rows, const void* panel, int k_tiles, float* c, const void* ahead, int lines) {
   const char *x = (const char*)a, *b = (const char*)panel, *next = (const char*)ahead;
   if (rows <= 16) {
@@ -61,8 +69,7 @@ static void gemm_tiles(const void* a, int rows, const void* panel, int k_tiles, 
       _tile_loadd(7, b + 1024, 64);
       _tile_dpbf16ps(1, 4, 7);
     }
-    _tile_stored(0, c, kPanelN * 4);
-    _tile_stored(1, c + 16, kPanelN * 4);
+    store_tiles(rows, c);
     return;
   }
   const char* y = x + (long)k_tiles * 1024;
@@ -81,20 +88,19 @@ static void gemm_tiles(const void* a, int rows, const void* panel, int k_tiles, 
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(3, 5, 7);
   }
-  _tile_stored(0, c, kPanelN * 4);
-  _tile_stored(1, c + 16, kPanelN * 4);
-  _tile_stored(2, c + 16 * kPanelN, kPanelN * 4);
-  _tile_stored(3, c + 16 * kPanelN + 16, kPanelN * 4);
+  store_tiles(rows, c);
 }
 
 // Few rows: weights become tiles a little before they are multiplied, in memory that stays in the first-level cache, and
 // both go on at the same time.
-static void gemm_few(const void* a, int, const Strip* strips, int k_tiles, float* c) {
+static void gemm_few(const void* a, int rows, const Strip* strips, int k_tiles, float* c) {
   constexpr int kStep = 4;
   alignas(64) char tiles[2][kStep * 2048];
-  const char* x = (const char*)a;
+  const char *x = (const char*)a, *y = x + (long)k_tiles * 1024;
   _tile_zero(0);
   _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
   for (int t = -kStep; t < k_tiles; t += kStep) {
     const int next = t + kStep;
     char* to = tiles[next / kStep % 2];
@@ -103,16 +109,19 @@ static void gemm_few(const void* a, int, const Strip* strips, int k_tiles, float
         expand_strip<true>(strips + half, k_tiles, next, next + kStep < k_tiles ? next + kStep : k_tiles, to + half * 1024);
     if (t < 0) continue;
     const char* b = tiles[t / kStep % 2];
-    for (int i = t; i < k_tiles && i < next; i++, x += 1024, b += 2048) {
+    for (int i = t; i < k_tiles && i < next; i++, x += 1024, y += 1024, b += 2048) {
       _tile_loadd(4, x, 64);
       _tile_loadd(6, b, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_loadd(7, b + 1024, 64);
       _tile_dpbf16ps(1, 4, 7);
+      if (rows <= 16) continue;
+      _tile_loadd(5, y, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
     }
   }
-  _tile_stored(0, c, kPanelN * 4);
-  _tile_stored(1, c + 16, kPanelN * 4);
+  store_tiles(rows, c);
 }
 
 // Scores of n blocks (n tiles of 16 x 16, side by side in s).

@@ -20,7 +20,7 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Epilogue epi
   for (long u; (u = claim(w, row_groups * panels)) >= 0;) {
     const Panel& panel = m.panels[u % panels];
     const long first = u / panels * some, end = std::min(rows, first + some);
-    if (rows <= 16 && !panel.dense() && k_.gemm_strips) {
+    if (rows <= kRowBlock && !panel.dense() && k_.gemm_strips) {
       k_.gemm_strips(a, (int)rows, panel.strips, m.k_tiles, c);
       epilogue(c, (int)rows, 0, u * kPanelN);
       continue;

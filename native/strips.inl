@@ -70,8 +70,9 @@ static inline void scatter(float* tile, int i, int part, VF v) {
 
 // One tile: scale[16 columns] for each of its runs of k, minimum[16].
 template <int FORMAT, bool BF16>
-static inline __attribute__((always_inline)) void expand_tile(const uint8_t* quants, const float (*scale)[kTileN],
-                                                              const float* minimum, void* tile) {
+static inline __attribute__((always_inline)) void expand_tile(const uint8_t* quants, long ahead,
+                                                              const float (*scale)[kTileN], const float* minimum,
+                                                              void* tile) {
   constexpr StripFormat f = kStripFormats[FORMAT];
   using At = QuantPlace<f.bits>;
 #ifdef __FMA__
@@ -96,7 +97,9 @@ static inline __attribute__((always_inline)) void expand_tile(const uint8_t* qua
         }
       }
       for (int n = run * dwords / f.scales; n < (run + 1) * dwords / f.scales; n++) {
-        const VU x = *(const VUu*)(quants + (n * V16 + part) * VBYTES);
+        const uint8_t* from = quants + (n * V16 + part) * VBYTES;
+        __builtin_prefetch(from + ahead, 0, 2);  // one at a time: a burst of them would hold up the loads
+        const VU x = *(const VUu*)from;
         VF v[in_dword];
 #pragma GCC unroll 8
         for (int i = 0; i < in_dword; i++) {
@@ -130,7 +133,6 @@ static void expand_tiles(const void* strip, int k_tiles, int first, int end, voi
   char* out = (char*)dst;
   alignas(64) float shared_scale[2][kTileN] = {}, scale[2][kTileN] = {}, minimum[kTileN] = {};
   for (int t = first; t < end; t++, quants += quant_bytes, scales += scale_bytes, out += 2 * tile) {
-    for (int i = 0; i < quant_bytes; i += 64) __builtin_prefetch(quants + ahead + i, 0, 2);
     __builtin_prefetch(scales + ahead, 0, 2);
     if (f.shared && (t == first || t % kSharing == 0))
       for (int i = 0; i < kTileN; i += W)
@@ -145,7 +147,7 @@ static void expand_tiles(const void* strip, int k_tiles, int first, int end, voi
         if (f.minimum) save(minimum + i, load_halves((const uint16_t*)scales + kTileN + i));
       }
     }
-    expand_tile<FORMAT, BF16>(quants, scale, minimum, out);
+    expand_tile<FORMAT, BF16>(quants, ahead, scale, minimum, out);
   }
 }
 
