@@ -88,9 +88,11 @@ def contestants(model: str, peers: Path | None) -> list[Contestant]:
     stem, openvino_stem = {"smollm2": ("smollm2-135m", "ov-smol"), "1b": ("llama-1b-rand", "ov-1b")}[model]
     models = peers / "models"
     # The context is bounded as the peers' is, so that all have about the same KV memory.
-    ours = headrace(models / f"{stem}-bf16", "bf16", "--max-model-len", "2048")
+    bounded = ("--max-model-len", "2048")
     found = [
-        ours,
+        headrace(models / f"{stem}-bf16", "bf16", *bounded),
+        headrace(models / f"{stem}-Q8_0.gguf", "int8", *bounded),
+        headrace(models / f"{stem}-Q4_0.gguf", "int4", *bounded),
         vllm(peers, models / f"{stem}-bf16"),
         llama(peers, models / f"{stem}-bf16.gguf", "bf16"),
         openvino(peers, models / f"{openvino_stem}-fp16", "bf16"),
