@@ -7,7 +7,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -105,6 +105,7 @@ def assemble(config: Config, phases: Phases, meanwhile: Callable[[], None] = lam
     beside = _Beside(lambda: _words(checkpoint, phases, meanwhile))
     with phases.phase("load"):
         backend = _load(checkpoint, config, length)
+    checkpoint = replace(checkpoint, tensors={})  # the backend has its own copy: the files need not stay in memory
     drafting = Drafting()
     try:
         words = beside.result()
