@@ -84,7 +84,7 @@ def openvino(home: Path, model: Path, weights: str) -> Contestant:
 def contestants(model: str, peers: Path | None) -> list[Contestant]:
     """Ours and every installed peer for ``model``: "smollm2" or "1b" (a Llama-3.2-1B shape of random weights)."""
     if peers is None:
-        return [headrace(None, "bf16")] if model == "smollm2" else []
+        return [headrace(None, "Q4_1")] if model == "smollm2" else []
     stem, openvino_stem = {"smollm2": ("smollm2-135m", "ov-smol"), "1b": ("llama-1b-rand", "ov-1b")}[model]
     models = peers / "models"
     # The context is bounded as the peers' is, so that all have about the same KV memory.
