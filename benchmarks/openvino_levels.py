@@ -64,7 +64,7 @@ def run_level(pipe: Any, level: dict[str, int]) -> dict[str, object]:
     gaps = [after - before for one in ended for before, after in zip(one.times, one.times[1:], strict=False)]
     tokens = sum(one.tokens for one in ended)
     return {
-        "label": f"c{level['users']}",
+        "label": f"{level['users']} at a time",
         "output_tokens": tokens,
         "seconds": round(seconds, 3),
         "output_tokens_per_s": round(tokens / seconds, 2),

@@ -324,14 +324,10 @@ class RequestStats:
     preemptions: int
     e2e_time: float
     """Arrival to the end."""
-    queue_time: float | None = None
-    """Arrival to first being planned."""
     prefill_time: float | None = None
     """First being planned to first token."""
     decode_time: float | None = None
     """First token to the end."""
-    time_to_first_token: float | None = None
-    """Arrival to first token."""
 
     @property
     def n(self) -> int:

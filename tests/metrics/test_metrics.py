@@ -37,8 +37,8 @@ def recorder_after_traffic() -> Recorder:
     recorder.on_request_finished(
         RequestStats(
             finish=(FinishReason.STOP, FinishReason.LENGTH), prompt_tokens=100, cached_tokens=32,
-            generation_tokens=(5, 11), max_tokens=11, preemptions=1, e2e_time=1.2, queue_time=0.1, prefill_time=0.2,
-            decode_time=1.0, time_to_first_token=0.2,
+            generation_tokens=(5, 11), max_tokens=11, preemptions=1, e2e_time=1.2, prefill_time=0.2,
+            decode_time=1.0,
         )
     )  # fmt: skip
     recorder.on_request_finished(RequestStats((FinishReason.ABORT,), 50, 0, (0,), 10, 0, 0.5))

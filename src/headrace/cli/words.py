@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from headrace.errors import InvalidRequest
 from headrace.text.chat import encode_chat
 from headrace.text.output import OutputText
-from headrace.text.template import ChatTemplate
+from headrace.text.template import load_template
 from headrace.text.tokenizer import Tokenizer, load_tokenizer
 from headrace.types import SamplingParams
 from headrace.weights import TextSource
@@ -24,7 +24,7 @@ class ModelWords:
             ModelFileError, UnsupportedModel: the checkpoint's description of them is broken, or of an unknown kind.
         """
         self._tokenizer: Tokenizer = load_tokenizer(source)
-        self._template = ChatTemplate(source.chat_templates, source.special_tokens) if source.chat_templates else None
+        self._template = load_template(source)
         self.eos_token_ids = source.eos_token_ids
 
     @property

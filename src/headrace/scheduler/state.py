@@ -63,10 +63,8 @@ class RequestState:
             max_tokens=self.request.sampling.max_tokens,
             preemptions=self.preemptions,
             e2e_time=now - arrival,
-            queue_time=None if started is None else started - arrival,
             prefill_time=None if started is None or first is None else first - started,
             decode_time=None if first is None else now - first,
-            time_to_first_token=None if first is None else first - arrival,
         )
 
 

@@ -165,10 +165,6 @@ class Tokenizer:
         """The bytes that the id stands for; a character may be spread over several tokens."""
         return self.bytes_of[token]
 
-    def token_text(self, token: int) -> str:
-        """The id's bytes as text by themselves: partial characters become U+FFFD."""
-        return self.bytes_of[token].decode("utf-8", "replace")
-
     @cached_property
     def longest_token(self) -> int:
         """Characters of the longest token, or more: a text of more than n times this has more than n tokens."""
