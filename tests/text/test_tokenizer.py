@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Core
 from tokenizers import decoders, models, pre_tokenizers, processors
@@ -100,7 +100,9 @@ def test_literal_encoding_is_the_ordinary_one_without_special_tokens(
     text: str, from_gguf: Tokenizer, pieces: Tokenizer, from_json: Tokenizer
 ) -> None:
     for tokenizer in (from_gguf, pieces, from_json):
-        assert tokenizer.encode_literal(text, first=True) == tokenizer.encode(text, add_special=False)
+        ids = tokenizer.encode(text, add_special=False)
+        assume(tokenizer.special_ids.isdisjoint(ids))  # hypothesis finds such texts among the constants of our code
+        assert tokenizer.encode_literal(text, first=True) == ids
 
 
 @pytest.mark.parametrize("kind", ["from_gguf", "pieces", "from_json"])
