@@ -75,7 +75,7 @@ def test_long_texts_cost_no_more() -> None:
     best = 1.0
     for _ in range(200):
         said.tokens.append(1)
-        start = time.perf_counter()
+        start = time.thread_time()
         drafter.propose([(said, 4)])
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.thread_time() - start)
     assert best < 200e-6, "a look at every place would take milliseconds"

@@ -183,7 +183,7 @@ def test_a_long_hostile_message_takes_linear_time(smollm2: TextSource, smollm2_t
     seconds = []
     for size in (2_000, 16_000):
         messages: list[Any] = chat("<|im_start|>" * size)
-        begin = time.perf_counter()
+        begin = time.thread_time()
         encode_chat(smollm2_tokenizer, found, messages)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.thread_time() - begin)
     assert seconds[1] < 24 * seconds[0] + 0.05

@@ -79,7 +79,7 @@ def test_a_token_costs_about_a_microsecond(smollm2_tokenizer: Tokenizer) -> None
     ids = smollm2_tokenizer.encode("The mill wheel turns while the water runs along the channel. " * 500)
     detokenizer = Detokenizer(smollm2_tokenizer.readable_bytes_of)
     detokenizer.push(ids)
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for token in ids:
         detokenizer.push((token,))
-    assert (time.perf_counter() - begin) / len(ids) < 10e-6, "0.7 µs on an idle machine"
+    assert (time.thread_time() - begin) / len(ids) < 10e-6, "0.7 µs on an idle machine"

@@ -71,10 +71,10 @@ def test_pieces_whose_merges_would_take_forever_are_refused(tokens: list[str]) -
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.scores": [0.0] * len(tokens),
     }
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.raises(ModelFileError, match="characters"):
         load(metadata)
-    assert time.perf_counter() - begin < 1
+    assert time.thread_time() - begin < 1
 
 
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)

@@ -90,20 +90,20 @@ STOPPED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_when_loaded(name: str) -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.raises(ModelFileError, match="chat template 'default'"):
         ChatTemplate({"default": REFUSED[name]}).prepare()
-    assert time.perf_counter() - begin < 3, "under 0.3 s on an idle machine"
+    assert time.thread_time() - begin < 3, "under 0.3 s on an idle machine"
 
 
 @pytest.mark.parametrize("name", STOPPED)
 def test_stopped_when_rendered(name: str) -> None:
     template = ChatTemplate({"default": STOPPED[name]})
     template.prepare()
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.raises(InvalidRequest, match="chat template"):
         template.render(CHAT)
-    assert time.perf_counter() - begin < 3, "under 0.7 s on an idle machine"
+    assert time.thread_time() - begin < 3, "under 0.7 s on an idle machine"
 
 
 def test_all_of_them_together_take_little_memory() -> None:

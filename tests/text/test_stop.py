@@ -91,10 +91,10 @@ def test_empty_stop_strings_match_nothing() -> None:
 
 
 def test_many_stop_strings_and_text_made_for_them_take_linear_time() -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     matcher = StopMatcher(
         Stops.of(["a" * length + "b" for length in range(1, 1000)] + [f"stop {i}" for i in range(9000)])
     )
     out = sum(len(matcher.push("aaaa")[0]) for _ in range(25_000))
     assert out >= 99_000
-    assert time.perf_counter() - begin < 5, "0.8 s on an idle machine"
+    assert time.thread_time() - begin < 5, "0.8 s on an idle machine"

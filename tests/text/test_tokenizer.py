@@ -164,9 +164,9 @@ def test_encoding_takes_linear_time(unit: str, smollm2_tokenizer: Tokenizer, pie
 
 
 def _seconds(tokenizer: Tokenizer, text: str) -> float:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     tokenizer.encode(text, add_special=False)
-    return time.perf_counter() - begin
+    return time.thread_time() - begin
 
 
 def test_smollm2_knows_these_texts(smollm2_tokenizer: Tokenizer) -> None:
@@ -198,9 +198,9 @@ def test_smollm2_is_cut_as_its_own_tokenizer_json_cuts(
 def test_smollm2_builds_fast(smollm2: TextSource) -> None:
     seconds = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.thread_time()
         load_tokenizer(smollm2)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.thread_time() - begin)
     assert min(seconds) < 0.5, "0.09 s on an idle machine"
 
 

@@ -87,9 +87,9 @@ def test_metadata_types(tmp_path: Path) -> None:
 def test_vocabulary_is_read_quickly(tmp_path: Path) -> None:
     tokens = [f"token-{i}" for i in range(100_000)]
     path = write_gguf(tmp_path / "m.gguf", {"general.words": tokens})
-    started = time.perf_counter()
+    started = time.thread_time()
     metadata = read_gguf(path).metadata
-    assert time.perf_counter() - started < 0.5  # 30 ms on an idle machine
+    assert time.thread_time() - started < 0.5  # 30 ms on an idle machine
     assert metadata["general.words"] == tokens
 
 
@@ -161,10 +161,10 @@ def test_lies_are_refused_by_name(tmp_path: Path, lie: str) -> None:
     if "entries" in parts and lie.startswith("array"):
         parts = {**parts, "entry_count": 1}  # what follows is padding, so that the count alone is the lie
     path = file(tmp_path / "m.gguf", **parts)
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(ModelFileError, match=complaint) as raised:
         read_gguf(path)
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1
     assert str(path) in str(raised.value)
     assert len(str(raised.value)) < 600
 

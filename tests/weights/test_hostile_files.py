@@ -38,13 +38,13 @@ def check(checkpoint: Checkpoint) -> None:
 
 def survives(path: Path) -> bool:
     """True when the file opens as a sound checkpoint, False when it is refused with an error of the tree."""
-    started = time.monotonic()
+    started = time.thread_time()
     complaint = None
     try:
         check(open_checkpoint(path))
     except ModelError as error:
         complaint = str(error)
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
     assert len(complaint or "") < 2000
     return complaint is None
 

@@ -100,10 +100,10 @@ def test_oversized_header_is_refused_unread(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write((90 << 20).to_bytes(8, "little"))
         file.truncate(100 << 20)
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(ModelFileError, match="the limit is 16777216"):
         read_safetensors(path)
-    assert time.monotonic() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_a_hundred_thousand_tensors_take_linear_time(tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_a_hundred_thousand_tensors_take_linear_time(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "m.safetensors", {f"t{i}": entry(4 * i, 4 * i + 4) for i in range(count)})
     with path.open("ab") as file:
         file.write(bytes(4 * count))
-    started = time.monotonic()
+    started = time.thread_time()
     assert len(read_safetensors(path).tensors) == count
-    assert time.monotonic() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_renamed_pickle_is_called_one(tmp_path: Path) -> None:
