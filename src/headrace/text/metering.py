@@ -22,7 +22,8 @@ MAX_VALUE = 4_000_000
 MAX_TOTAL = 64_000_000
 """Everything that one rendering may build and emit, in the same units. A loop round or a call counts as 64."""
 MAX_SECONDS = 0.6
-"""Longest rendering, in seconds of its thread's own processor time: a busy machine stops nobody. Real ones take milliseconds."""
+"""Longest rendering, in seconds of its thread's processor time: a busy machine stops nobody. Real ones take
+milliseconds."""
 
 STEP = 64
 """Units that a loop round or a call costs."""
