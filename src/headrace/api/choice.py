@@ -45,14 +45,14 @@ class Choice:
         self._output = words.open_output(sampling, prompt)
         self._begun = False
 
-    def on_event(self, event: TokenEvent) -> Delta | None:
-        """What the event adds to the answer. None if the choice was over already (a stop string ended it)."""
+    def on_event(self, event: TokenEvent) -> tuple[Delta, ...]:
+        """What the event adds to the answer. Nothing if the choice was over already (a stop string ended it)."""
         if self.done:
-            return None
+            return ()
         lead, prompt, echoed = ("", None, ()) if self._begun else self._begin(event)
         if self._silent:
             self.done = event.finish is not None
-            return Delta(self.index, lead, (), echoed, FinishReason.LENGTH if self.done else None, None, prompt)
+            return (Delta(self.index, lead, (), echoed, FinishReason.LENGTH if self.done else None, None, prompt),)
         output = self._output.push(event)
         self.tokens += output.used
         finish = event.finish
@@ -65,7 +65,7 @@ class Choice:
         self.done = finish is not None
         logprobs = (*echoed, *self._generated(event, output.offsets)) if event.logprobs else echoed
         ids = event.tokens[: output.used] if self._style.return_token_ids else ()
-        return Delta(self.index, lead + output.text, ids, logprobs, finish, reason, prompt)
+        return (Delta(self.index, lead + output.text, ids, logprobs, finish, reason, prompt),)
 
     def _begin(self, event: TokenEvent) -> tuple[str, PromptPart | None, tuple[ShownToken, ...]]:
         """What the first event says of the prompt: its echoed text, its part of the delta, its echoed logprobs."""

@@ -88,9 +88,9 @@ class Reply:
                 raise DeadlineExceeded("the request's deadline passed before it finished")
             raise EngineError(event.error or "the request failed in the engine")
         before = choice.tokens
-        delta = choice.on_event(event)
+        deltas = choice.on_event(event)
         self._completion_tokens += choice.tokens - before
-        if delta is not None:
+        for delta in deltas:
             self._add(delta)
         return choice
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from headrace.types import SamplingParams
 
@@ -27,13 +27,46 @@ class Prompts:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. ``parameters`` is a JSON schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+    """Arguments that do not match ``parameters`` are impossible, not merely unlikely."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the answer calls tools. ``names`` are those that may be called, empty for all: one named tool is
+    "required" with its name alone."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
-    """What ``/v1/chat/completions`` continues. Each message has ``role`` and a string ``content``."""
+    """What a chat continues.
+
+    Each message has ``role`` (system, user, assistant, tool) and a string ``content``. An assistant's may have
+    ``tool_calls``, a list of ``{"id", "type": "function", "function": {"name", "arguments"}}`` with the arguments as
+    an object, and ``reasoning_content``; a tool's has ``tool_call_id`` and may have ``name``.
+    """
 
     messages: tuple[Mapping[str, Any], ...]
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    """Whether one answer may have several calls."""
+    thinking: bool | None = None
+    """Whether the model reasons before it answers; None leaves it to the model's template."""
+    effort: str = ""
+    """How much of it ("low", "medium", "high"), for templates that know; empty leaves it to the template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +81,8 @@ class AnswerStyle:
     return_token_ids: bool = False
     tokens_as_ids: bool = False
     """Logprobs name tokens ``token_id:7`` instead of by their text."""
+    include_reasoning: bool = True
+    """The answer shows what the model reasoned. Told apart from the content it is in any case."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import json
 from typing import Any, Protocol
 
 from headrace.wire.calls import AnswerStyle
-from headrace.wire.deltas import Delta, Head, Usage
+from headrace.wire.deltas import Delta, Head, ToolCallDelta, Usage
 from headrace.wire.shapes import chat_logprobs, completion_logprobs, prompt_logprobs, usage_json
 
 DONE = b"data: [DONE]\n\n"
@@ -118,6 +118,9 @@ class ChatWriter:
         if delta.index not in self._opened:
             self._opened.add(delta.index)
             chunks = self._role(delta, close)
+        if delta.reasoning:
+            text = escape(delta.reasoning)
+            chunks += self._bare(delta, f'"reasoning":{text},"reasoning_content":{text}', close)
         if delta.text or delta.logprobs or (envelope.style.return_token_ids and delta.token_ids):
             logprobs = to_json(chat_logprobs(delta.logprobs, self._as_ids)) if delta.logprobs else "null"
             ids = f',"token_ids":{to_json(list(delta.token_ids))}' if envelope.style.return_token_ids else ""
@@ -125,12 +128,22 @@ class ChatWriter:
                 f'{envelope.open}{{"index":{delta.index},"delta":{{"content":{escape(delta.text)}}},'
                 f'"logprobs":{logprobs},"finish_reason":null{ids}}}{close}'
             )
+        if delta.tool_calls:
+            calls = ",".join(map(_call_fragment, delta.tool_calls))
+            chunks += self._bare(delta, f'"tool_calls":[{calls}]', close)
         if delta.finish is not None:
             chunks += (
                 f'{envelope.open}{{"index":{delta.index},"delta":{{}},"logprobs":null,"finish_reason":"{delta.finish}",'
                 f'"stop_reason":{to_json(delta.stop_reason)}}}{close}'
             )
         return chunks.encode()
+
+    def _bare(self, delta: Delta, fields: str, close: str) -> str:
+        """A chunk whose delta has these fields alone."""
+        return (
+            f'{self._envelope.open}{{"index":{delta.index},"delta":{{{fields}}},"logprobs":null,'
+            f'"finish_reason":null}}{close}'
+        )
 
     def _role(self, delta: Delta, close: str) -> str:
         extra = ""
@@ -147,3 +160,12 @@ class ChatWriter:
     def end(self, usage: Usage) -> bytes:
         """The usage chunk, if it was asked for, and ``[DONE]``."""
         return self._envelope.end(usage)
+
+
+def _call_fragment(call: ToolCallDelta) -> str:
+    """Clients join the strings of fragments with one index: id, type and name are in the first alone."""
+    arguments = f'"arguments":{escape(call.arguments)}'
+    if not call.id:
+        return f'{{"index":{call.index},"function":{{{arguments}}}}}'
+    function = f'{{"name":{escape(call.name)},{arguments}}}'
+    return f'{{"index":{call.index},"id":{escape(call.id)},"type":"function","function":{function}}}'

@@ -49,10 +49,24 @@ class PromptPart:
 
 
 @record
+class ToolCallDelta:
+    """More of a choice's tool call number ``index``, from 0. ``id`` and ``name`` come whole and in the call's first
+    delta only; the ``arguments`` of all its deltas join to the text of a JSON object."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@record
 class Delta:
     """What a step added to one choice. ``finish`` is set in the choice's last delta and in no other.
 
-    ``stop_reason`` is the stop string or the stop token that ended it; None for the model's own end.
+    ``finish`` is "tool_calls" where the model ended its turn with at least one call; an answer that was cut off is
+    "length" even in the middle of a call. ``stop_reason`` is the stop string or the stop token that ended it; None for
+    the model's own end. Within a delta ``reasoning`` comes before ``text``, and ``text`` before ``tool_calls``; where
+    the model wrote in another order, an event makes several deltas.
     """
 
     index: int
@@ -62,6 +76,8 @@ class Delta:
     finish: str | None = None
     stop_reason: int | str | None = None
     prompt: PromptPart | None = None
+    reasoning: str = ""
+    tool_calls: Sequence[ToolCallDelta] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,8 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Those of ``completion_tokens`` with which the model reasoned."""
 
 
 @dataclass(frozen=True, slots=True)

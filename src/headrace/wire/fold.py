@@ -11,10 +11,26 @@ from headrace.wire.shapes import chat_logprobs, completion_logprobs, prompt_logp
 
 
 @dataclass(slots=True)
+class ToolCall:
+    """One call of a tool, whole."""
+
+    id: str
+    name: str
+    fragments: list[str] = field(default_factory=list)
+
+    @property
+    def arguments(self) -> str:
+        """A JSON object as text, if the model wrote one and was not cut off."""
+        return "".join(self.fragments)
+
+
+@dataclass(slots=True)
 class Choice:
     """One choice, grown delta by delta."""
 
     texts: list[str] = field(default_factory=list)
+    reasonings: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[ShownToken] = field(default_factory=list)
     finish: str | None = None
@@ -24,12 +40,28 @@ class Choice:
     def add(self, delta: Delta) -> None:
         """The next delta of this choice."""
         self.texts.append(delta.text)
+        if delta.reasoning:
+            self.reasonings.append(delta.reasoning)
+        for call in delta.tool_calls:
+            if call.index == len(self.calls):
+                self.calls.append(ToolCall(call.id, call.name))
+            self.calls[call.index].fragments.append(call.arguments)
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
         if delta.prompt is not None:
             self.prompt = delta.prompt
         if delta.finish is not None:
             self.finish, self.stop_reason = delta.finish, delta.stop_reason
+
+    @property
+    def text(self) -> str:
+        """What the model says to people."""
+        return "".join(self.texts)
+
+    @property
+    def reasoning(self) -> str:
+        """What it said to itself before."""
+        return "".join(self.reasonings)
 
 
 class Document(Protocol):
@@ -71,7 +103,7 @@ def _document(kind: str, head: Head, choices: list[dict[str, Any]], usage: Usage
 def _completion(index: int, choice: Choice, style: AnswerStyle) -> dict[str, Any]:
     result: dict[str, Any] = {
         "index": index,
-        "text": "".join(choice.texts),
+        "text": choice.text,
         "logprobs": completion_logprobs(choice.logprobs, style.tokens_as_ids) if choice.logprobs else None,
         "finish_reason": choice.finish,
         "stop_reason": choice.stop_reason,
@@ -88,7 +120,7 @@ def _completion(index: int, choice: Choice, style: AnswerStyle) -> dict[str, Any
 def _chat(index: int, choice: Choice, style: AnswerStyle) -> dict[str, Any]:
     result: dict[str, Any] = {
         "index": index,
-        "message": {"role": "assistant", "content": "".join(choice.texts), "refusal": None},
+        "message": chat_message(choice),
         "logprobs": chat_logprobs(choice.logprobs, style.tokens_as_ids) if choice.logprobs else None,
         "finish_reason": choice.finish,
         "stop_reason": choice.stop_reason,
@@ -96,3 +128,17 @@ def _chat(index: int, choice: Choice, style: AnswerStyle) -> dict[str, Any]:
     if style.return_token_ids:
         result["token_ids"] = choice.token_ids
     return result
+
+
+def chat_message(choice: Choice) -> dict[str, Any]:
+    """The assistant's message; ``tool_calls`` only where there are some, for clients that take ``[]`` for a call."""
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+    if choice.reasonings:
+        message["reasoning"] = message["reasoning_content"] = choice.reasoning
+    if choice.calls:
+        message["content"] = choice.text or None
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in choice.calls
+        ]
+    return message
