@@ -194,7 +194,7 @@ def test_calls_for_one_request() -> None:
         await task
 
     async def test() -> None:
-        app.desk.start()
+        app.models.start()
         await call()  # whatever is done once
         sent.clear()
         with calls.counted():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from headrace.api import App, ServerSettings
+from headrace.api.desk import Desk
 from headrace.api.server import Serving, listen
 from tests.api.fakes import FakeEngine, app_of
 
@@ -22,6 +23,10 @@ class Running:
     stop: Callable[[float], None]
     """Begin to drain; again: at once."""
     join: Callable[[], None]
+
+    @property
+    def desk(self) -> Desk:
+        return self.app.models.loaded[0].desk
 
     @property
     def url(self) -> str:

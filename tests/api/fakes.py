@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from headrace.api import App, Served, ServerSettings
+from headrace.api import App, Models, Served, ServerSettings, host
 from headrace.errors import EngineDead, HeadraceError, InvalidRequest, QueueFull
 from headrace.metrics import Recorder
 from headrace.text.output import OutputText
@@ -174,7 +174,8 @@ def served(**changes: object) -> Served:
 
 
 def app_of(engine: FakeEngine, settings: ServerSettings | None = None, **changes: object) -> App:
-    return App(engine, served(**changes), Recorder("tiny", 512), settings)
+    settings, recorder = settings or ServerSettings(), Recorder("tiny", 512)
+    return App(Models([host(engine, served(**changes), recorder, settings)], settings), recorder, settings)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

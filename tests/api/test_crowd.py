@@ -83,10 +83,10 @@ def test_a_crowd(start: Start) -> None:
     for client in clients:
         client.join(60)
     assert [complaint for client in clients for complaint in client.complaints] == []
-    wait_until(lambda: server.app.desk.open == 0)
+    wait_until(lambda: server.app.models.open == 0)
     wait_until(lambda: not engine.running)
-    assert server.app.desk._by_request == {}
-    loop = server.app.desk._loop
+    assert server.desk._by_request == {}
+    loop = server.desk._loop
     assert loop is not None
     wait_until(lambda: len(asyncio.all_tasks(loop)) <= 3, 5)  # the server, its desk's watch, nothing else for long
     assert exchange(server.port, get("/health/live"))[0] == 200

@@ -127,7 +127,7 @@ def test_a_reader_that_pauses_gets_every_byte(start: Start) -> None:
             server.engine.step()
             if step % 100 == 99:
                 time.sleep(0.05)
-        assert server.app.desk.open == 1
+        assert server.desk.open == 1
         answer = read_all(sock)
     choices = [choice for event in events_of(answer) for choice in event["choices"]]
     for index in range(40):

@@ -237,7 +237,7 @@ def test_a_full_queue_takes_nothing_of_a_call_that_does_not_fit(start: Start) ->
     assert status == 429
     assert b"retry-after: 3\r\n" in answer
     assert server.engine.running == []
-    assert server.app.desk.open == 0
+    assert server.app.models.open == 0
     _, metrics = exchange(server.port, get("/metrics"))
     line = b'vllm:admission_rejections_total{engine="0",model_name="tiny",reason="max_num_queued_reqs"} 1.0'
     assert line in metrics

@@ -46,7 +46,7 @@ def test_a_client_that_leaves_stops_its_work(start: Start, leave: Any, stream: b
         server.engine.step()
     leave(sock)
     wait_until(lambda: not server.engine.running, 1.0)
-    wait_until(lambda: server.app.desk.open == 0, 1.0)
+    wait_until(lambda: server.app.models.open == 0, 1.0)
     sock.close()
     _, metrics = exchange(server.port, get("/metrics"))
     assert b'headrace:client_disconnects_total{engine="0",model_name="tiny"} 1.0' in metrics
@@ -58,7 +58,7 @@ def test_leaving_before_the_body_is_complete(start: Start) -> None:
         with connect(server.port) as sock:
             sock.sendall(post("/v1/completions", LONG)[:-size])
     assert exchange(server.port, get("/health"))[0] == 200
-    wait_until(lambda: server.app.desk.open == 0)
+    wait_until(lambda: server.app.models.open == 0)
     assert server.engine.submitted == []
 
 
@@ -121,7 +121,7 @@ def test_a_reader_that_stalls_is_cut_off_and_hurts_nobody(start: Start) -> None:
     assert status == 200
     assert time.monotonic() - begin < 3
     wait_until(lambda: not server.engine.running)
-    wait_until(lambda: server.app.desk.open == 0)
+    wait_until(lambda: server.app.models.open == 0)
     with contextlib.suppress(OSError):
         assert b"[DONE]" not in read_all(stalled), "a stream that was cut must not look complete"
     stalled.close()
@@ -136,7 +136,7 @@ def test_a_reader_that_takes_nothing_for_too_long_is_cut_off(start: Start) -> No
     wide = {"prompt": ["a"] * 64, "max_tokens": 500, "stream": True, "logprobs": 5}
     stalled.sendall(post("/v1/completions", wide))
     wait_until(lambda: len(server.engine.submitted) == 64)
-    wait_until(lambda: server.app.desk.open == 0)
+    wait_until(lambda: server.app.models.open == 0)
     stalled.close()
 
 
@@ -188,7 +188,7 @@ def test_the_engine_is_woken_once_a_step_not_once_a_token(start: Start, monkeypa
     sock = connect(server.port)
     sock.sendall(post("/v1/completions", call))
     wait_until(lambda: len(engine.running) == 50)
-    loop = server.app.desk._loop
+    loop = server.desk._loop
     assert loop is not None
     hops = 0
     real = loop.call_soon_threadsafe

@@ -2,13 +2,14 @@
 
 A composition root does::
 
-    app = App(engine, served, recorder, settings)
+    app = App(Models([host(engine, served, recorder, settings)], settings), recorder, settings)
     serve(app, listen(host, port))
 
 `headrace.api.server` is imported apart from this, because it brings uvicorn with it.
 """
 
 from headrace.api.app import App
+from headrace.api.hosting import Models, host
 from headrace.api.settings import Served, ServerSettings
 
-__all__ = ["App", "Served", "ServerSettings"]
+__all__ = ["App", "Models", "Served", "ServerSettings", "host"]

@@ -13,14 +13,16 @@ from headrace.api.admission import Admitted, admit
 from headrace.api.choice import Choice
 from headrace.api.desk import Desk
 from headrace.api.exchange import ClientGone, read_json, respond_json
+from headrace.api.hosting import Models
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.reply import Reply
 from headrace.api.settings import Served, ServerSettings
 from headrace.wire.calls import AnswerStyle, Call
 from headrace.wire.chunks import ChatWriter, ChunkWriter, CompletionWriter
 from headrace.wire.deltas import Head
+from headrace.wire.fields import Fields
 from headrace.wire.fold import Document, chat_document, completion_document
-from headrace.wire.limits import Limits
+from headrace.wire.limits import MAX_NAME_CHARS, Limits
 from headrace.wire.openai_requests import parse_chat, parse_completion
 
 Write = Callable[[bytes], bool]
@@ -31,6 +33,11 @@ _STREAM_HEADERS = [
 ]
 
 
+def asked_model(body: Mapping[str, Any]) -> str | None:
+    """The field ``model``, as most dialects have it."""
+    return Fields(body).text("model", MAX_NAME_CHARS)
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """How one route reads a body and writes an answer: everything that differs between dialects."""
@@ -39,6 +46,8 @@ class Dialect:
     parse: Callable[[Mapping[str, Any], Limits, Mapping[str, float]], Call]
     writer: Callable[[Head, AnswerStyle], ChunkWriter]
     document: Document
+    model: Callable[[Mapping[str, Any]], str | None] = asked_model
+    """The model that a body asks for: it is found before the body is parsed, whose limits are the model's."""
 
 
 COMPLETIONS = Dialect("cmpl-", parse_completion, CompletionWriter, completion_document)
@@ -48,39 +57,42 @@ CHAT = Dialect("chatcmpl-", parse_chat, ChatWriter, chat_document)
 class Answerer:
     """Answers the calls of one dialect."""
 
-    def __init__(self, dialect: Dialect, served: Served, desk: Desk, settings: ServerSettings) -> None:
+    def __init__(self, dialect: Dialect, models: Models, settings: ServerSettings) -> None:
         self._dialect = dialect
-        self._served = served
-        self._desk = desk
+        self._models = models
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One call, from its body to its last byte."""
-        arrival = time.monotonic()
+        arrival, settings = time.monotonic(), self._settings
         try:
-            with self._desk.preparing():
-                reply = await self._prepare(scope, receive, arrival)
+            with self._models.preparing():
+                body = await read_json(scope, receive, settings.max_body_bytes, settings.body_timeout)
         except ClientGone:
             return
+        deadline = None if settings.request_timeout is None else arrival + settings.request_timeout
+        async with self._models.lease(self._dialect.model(body), deadline) as hosted:
+            with self._models.preparing():
+                reply = await self._prepare(hosted.served, body, scope, arrival)
+            await self._answer(hosted.desk, reply, scope, receive, send)
+
+    async def _answer(self, desk: Desk, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
         extensions = scope.get("extensions", {})
         reply.disconnect = extensions.get("headrace.disconnect")
-        self._desk.submit(reply)
+        desk.submit(reply)
         watcher = asyncio.create_task(_watch(receive, reply))
         try:
             await _deliver(reply, send, extensions.get("headrace.write"))
         finally:
             watcher.cancel()
-            self._desk.close(reply)
+            desk.close(reply)
 
-    async def _prepare(self, scope: Scope, receive: Receive, arrival: float) -> Reply:
-        served, settings = self._served, self._settings
-        body = await read_json(scope, receive, served.limits.max_body_bytes, settings.body_timeout)
+    async def _prepare(self, served: Served, body: Mapping[str, Any], scope: Scope, arrival: float) -> Reply:
         call = self._dialect.parse(body, served.limits, served.sampling_defaults)
-        model = served.resolve(call.model)
         call_id = self._dialect.id_prefix + secrets.token_hex(12)  # never the caller's: ids of two callers must differ
         client = scope.get("headrace.client", "")
-        admitted = await admit(call, served, call_id, client, arrival, settings.request_timeout)
-        head = Head(call_id, int(time.time()), model, served.fingerprint)
+        admitted = await admit(call, served, call_id, client, arrival, self._settings.request_timeout)
+        head = Head(call_id, int(time.time()), served.name_for(call.model), served.fingerprint)
         return Reply(
             [each.request for each in admitted],
             _choices(call, admitted, served),

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 from headrace.api.answers import CHAT, COMPLETIONS, Answerer
-from headrace.api.desk import Desk
 from headrace.api.guards import account, guard_keys, refuse_when_draining
 from headrace.api.health import HealthRoutes, metrics_route
+from headrace.api.hosting import Models
 from headrace.api.lifecycle import Lifecycle
 from headrace.api.models import ModelRoutes
-from headrace.api.ports import ASGIApp, EnginePort, Receive, Scope, Send
-from headrace.api.settings import Served, ServerSettings
+from headrace.api.ports import ASGIApp, Receive, Scope, Send
+from headrace.api.settings import ServerSettings
 from headrace.errors import MethodNotAllowed, RouteNotFound
 from headrace.metrics import Exposition, Recorder
-from headrace.wire.sampling import usable_defaults
-
-log = logging.getLogger("headrace.api")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +32,24 @@ class Route:
 class App:
     """One server's HTTP side as an ASGI application. `start` and `stop` are called on its event loop."""
 
-    def __init__(
-        self, engine: EnginePort, served: Served, recorder: Recorder, settings: ServerSettings | None = None
-    ) -> None:
+    def __init__(self, models: Models, recorder: Recorder, settings: ServerSettings | None = None) -> None:
         self.settings = settings or ServerSettings()
-        served = _with_usable_defaults(served)
         self.lifecycle = Lifecycle()
-        self.desk = Desk(engine, recorder, self.settings)
-        self.routes = self._table(engine, served, recorder)
-        self._watch: asyncio.Task[None] | None = None
+        self.models = models
+        self.routes = self._table(models, recorder)
         self._app = self._wrap(route(self.routes), recorder)
 
-    def _table(self, engine: EnginePort, served: Served, recorder: Recorder) -> tuple[Route, ...]:
-        health = HealthRoutes(engine, self.lifecycle)
-        models = ModelRoutes(served)
-        completions = Answerer(COMPLETIONS, served, self.desk, self.settings)
-        chat = Answerer(CHAT, served, self.desk, self.settings)
-        metrics = metrics_route(engine, Exposition(recorder))
+    def _table(self, models: Models, recorder: Recorder) -> tuple[Route, ...]:
+        health = HealthRoutes(models, self.lifecycle)
+        listing = ModelRoutes(models)
+        completions = Answerer(COMPLETIONS, models, self.settings)
+        chat = Answerer(CHAT, models, self.settings)
+        metrics = metrics_route(models, Exposition(recorder))
         return (
             Route("POST", "/v1/chat/completions", chat),
             Route("POST", "/v1/completions", completions),
-            Route("GET", "/v1/models", models.list),
-            Route("GET", "/v1/models/{id}", models.one),
+            Route("GET", "/v1/models", listing.list),
+            Route("GET", "/v1/models/{id}", listing.one),
             Route("GET", "/health", health.both, open=True, while_draining=True),
             Route("GET", "/health/live", health.live, open=True, while_draining=True),
             Route("GET", "/health/ready", health.ready, open=True, while_draining=True),
@@ -80,22 +71,12 @@ class App:
         await self._app(scope, receive, send)
 
     async def start(self) -> None:
-        """Start the engine, and look after open replies from now on."""
-        self.desk.start()
-        self._watch = asyncio.create_task(self.desk.watch())
+        """Start the engines, and look after open replies from now on."""
+        self.models.start()
 
     async def stop(self) -> None:
-        """Stop looking after replies. The engine is its owner's to stop."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-
-
-def _with_usable_defaults(served: Served) -> Served:
-    usable = usable_defaults(served.sampling_defaults)
-    for name in served.sampling_defaults.keys() - usable.keys():
-        log.warning("%s: the model's default for %s is not one that a request could have", served.names[0], name)
-    return replace(served, sampling_defaults=usable)
+        """Stop looking after replies. Engines are their owners' to stop."""
+        self.models.stop()
 
 
 def route(routes: Sequence[Route]) -> ASGIApp:

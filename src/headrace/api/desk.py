@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from headrace.api.ports import EnginePort
 from headrace.api.reply import Reply
 from headrace.api.settings import ServerSettings
-from headrace.errors import DeadlineExceeded, HeadraceError, QueueFull
+from headrace.errors import DeadlineExceeded, HeadraceError
 from headrace.metrics import Recorder
 from headrace.types import FinishReason, TokenEvent
 
@@ -34,34 +33,25 @@ class Desk:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._by_request: dict[str, tuple[Reply, int]] = {}
         self._open: set[Reply] = set()
-        self._preparing = 0
+        self._watch: asyncio.Task[None] | None = None
         self._closed: HeadraceError | None = None
 
     @property
     def open(self) -> int:
-        """Calls that are not answered yet, those in preparation included."""
-        return len(self._open) + self._preparing
-
-    @contextmanager
-    def preparing(self) -> Iterator[None]:
-        """Around the time in which a call's body is read and tokenised; bounds how many do that at once.
-
-        Raises:
-            QueueFull: too many.
-        """
-        limit = self._settings.max_preparing
-        if self._preparing >= limit:
-            raise QueueFull(f"{limit} requests are being read already; try again in a second")
-        self._preparing += 1
-        try:
-            yield
-        finally:
-            self._preparing -= 1
+        """Calls that are not answered yet."""
+        return len(self._open)
 
     def start(self) -> None:
-        """Begin listening; must be called on the event loop."""
+        """Start the engine, and look after open replies from now on; must be called on the event loop."""
         self._loop = asyncio.get_running_loop()
         self._engine.start(self.listener)
+        self._watch = asyncio.create_task(self._look_after())
+
+    def stop(self) -> None:
+        """Stop looking after replies. The engine is its owner's to stop."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def listener(self, events: Sequence[TokenEvent]) -> None:
         """All events of one step. Called on the engine's thread."""
@@ -140,7 +130,7 @@ class Desk:
             if deadline is not None and now > deadline + _DEADLINE_SLACK:
                 self._end(reply, DeadlineExceeded("the request's deadline passed before it finished"))
 
-    async def watch(self, interval: float = 0.5) -> None:
+    async def _look_after(self, interval: float = 0.5) -> None:
         """Tick for ever, and tell how late the loop's timer ran."""
         while True:
             due = time.monotonic() + interval

@@ -17,9 +17,9 @@ import enum
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-from headrace.api.desk import Desk
-from headrace.errors import Draining
+from headrace.errors import Draining, HeadraceError
 
 log = logging.getLogger("headrace.api")
 
@@ -50,9 +50,22 @@ class Lifecycle:
         return self.phase in (Phase.READY, Phase.LAME_DUCK)
 
 
+class Work(Protocol):
+    """What is waited for: a desk's replies, or those of all models."""
+
+    @property
+    def open(self) -> int:
+        """Calls that are not answered yet."""
+        ...
+
+    def shut(self, error: HeadraceError) -> None:
+        """Every open call ends with ``error``."""
+        ...
+
+
 async def drain(
     lifecycle: Lifecycle,
-    desk: Desk,
+    work: Work,
     lame_duck: float,
     grace_period: float,
     *,
@@ -61,15 +74,15 @@ async def drain(
 ) -> None:
     """Walk through the phases to STOPPED. Times are seconds. What does not finish in time ends with an error."""
     lifecycle.phase = Phase.LAME_DUCK
-    log.info("stopping: not ready any more, serving for another %.1f s, %d open", lame_duck, desk.open)
+    log.info("stopping: not ready any more, serving for another %.1f s, %d open", lame_duck, work.open)
     if lame_duck > 0:
         await asyncio.sleep(lame_duck)
     lifecycle.phase = Phase.DRAINING
     give_up = clock() + grace_period
-    while desk.open and clock() < give_up:
+    while work.open and clock() < give_up:
         await asyncio.sleep(pause)
-    if desk.open:
-        log.warning("stopping: %d requests did not finish within %.1f s and are ended", desk.open, grace_period)
-        desk.shut(Draining("the server was shut down before this request finished"))
+    if work.open:
+        log.warning("stopping: %d requests did not finish within %.1f s and are ended", work.open, grace_period)
+        work.shut(Draining("the server was shut down before this request finished"))
     lifecycle.phase = Phase.STOPPED
     log.info("stopped")

@@ -90,11 +90,11 @@ class Serving:
         log.warning("told to stop a second time: stopping at once")
         self._stopping.cancel()
         self._app.lifecycle.phase = Phase.STOPPED
-        self._app.desk.shut(Draining("the server was shut down before this request finished"))
+        self._app.models.shut(Draining("the server was shut down before this request finished"))
         self._server.should_exit = True
 
     async def _drain(self, lame_duck: float) -> None:
-        await drain(self._app.lifecycle, self._app.desk, lame_duck, self._app.settings.grace_period)
+        await drain(self._app.lifecycle, self._app.models, lame_duck, self._app.settings.grace_period)
         self._server.should_exit = True
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headrace.api.ports import Words
-from headrace.errors import ModelNotFound
 from headrace.wire.limits import Limits
 
 PLACEHOLDER_NAMES = frozenset({"", "dummy", "tgi"})
@@ -25,17 +24,9 @@ class Served:
     fingerprint: str = "headrace"
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
 
-    def resolve(self, asked: str | None) -> str:
-        """The name that the answer carries.
-
-        Raises:
-            ModelNotFound: no model of that name is served.
-        """
-        if asked is None or asked in PLACEHOLDER_NAMES:
-            return self.names[0]
-        if asked not in self.names:
-            raise ModelNotFound(f"The model `{asked}` does not exist.", "model")
-        return asked
+    def name_for(self, asked: str | None) -> str:
+        """The name that the answer to a call for ``asked`` carries."""
+        return asked if asked in self.names else self.names[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +44,8 @@ class ServerSettings:
     max_head_bytes: int = 32 << 10
     keep_alive: float = 65.0
     """Idle connections; longer than the 60 s after which load balancers drop theirs, so that they do it first."""
+    max_body_bytes: int = 8 << 20
+    """A million token ids as JSON; parsing that holds the event loop for some 100 ms, and no longer."""
     max_preparing: int = 256
     """Calls that may read their body and be tokenised at once."""
     max_stream_buffer: int = 1 << 20

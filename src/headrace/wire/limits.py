@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_NAME_CHARS = 512
+"""Of what is looked at before the model is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -14,8 +17,6 @@ class Limits:
     vocab_size: int
     """Width of the logits: token ids are checked against this, not against the tokenizer's length."""
 
-    max_body_bytes: int = 8 << 20
-    """A million token ids as JSON; parsing that holds the event loop for some 100 ms, and no longer."""
     max_n: int = 128
     """OpenAI's own limit."""
     max_prompts: int = 1024
@@ -35,7 +36,7 @@ class Limits:
     max_bad_words: int = 256
     max_messages: int = 4096
     max_template_kwargs: int = 16
-    max_name_chars: int = 512
+    max_name_chars: int = MAX_NAME_CHARS
     """Model names, user names and the like."""
     max_timeout: float = 86_400.0
     """Seconds."""
