@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, dataclass_transform
 
+from headrace.constraint import Grammar, GreenList, Watermark
+
 _T = TypeVar("_T")
 
 
@@ -47,7 +49,8 @@ class SamplingParams:
     ``temperature`` 0 is greedy. ``top_k`` 0 keeps all tokens. ``logprobs`` and ``prompt_logprobs`` are None (off) or
     how many alternatives to report beside the chosen token (0 reports the chosen one alone).
     ``stop_token_ids`` holds what the request asked for; the model's own EOS ids are in ``eos_token_ids`` and are
-    disregarded with ``ignore_eos``. ``stop`` strings are matched by ``text``, never by the engine.
+    disregarded with ``ignore_eos``. ``stop`` strings are matched by ``text``, never by the engine. With a ``grammar``
+    only texts of it are made; ``max_tokens`` may cut them short.
     """
 
     max_tokens: int
@@ -71,6 +74,8 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
+    watermark: Watermark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ class RowSampling:
 
     ``history`` is the prompt followed by the output so far, given only when a penalty needs it; its first
     ``prompt_length`` ids are the prompt (repetition penalty counts both parts, presence and frequency the output
-    alone). ``bias`` is added to the logits; ``-inf`` bans a token. ``allowed`` bans all others.
+    alone). ``bias`` is added to the logits; ``-inf`` bans a token. ``allowed`` bans all others, and so does ``mask``, a
+    bit for each token in little-endian 32-bit words (those beyond its end are banned). ``green`` raises its tokens.
     ``logprobs`` (None or the number of alternatives) are taken after penalties, bias and bans and before
     temperature, top-k, top-p and min-p (vLLM's ``raw_logprobs`` differ: they are taken before penalties).
     """
@@ -124,6 +130,8 @@ class RowSampling:
     bias: Mapping[int, float] = field(default_factory=dict)
     allowed: Sequence[int] | None = None
     logprobs: int | None = None
+    mask: bytes | None = None
+    green: GreenList | None = None
 
     @property
     def is_plain_greedy(self) -> bool:
@@ -136,6 +144,8 @@ class RowSampling:
             and not self.bias
             and self.allowed is None
             and self.logprobs is None
+            and self.mask is None
+            and self.green is None
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from headrace.constraint import Constraint
 from headrace.types import SamplingParams
 
 Prompt = str | tuple[int, ...]
@@ -104,3 +105,7 @@ class Call:
     cache_salt: str = ""
     timeout: float | None = None
     """Seconds that the caller gives the whole call; the server's own limit holds as well."""
+    constraint: Constraint | None = None
+    """What the answer's text is held to."""
+    watermark: bool = False
+    """Mark the answer with the server's key."""

@@ -34,6 +34,10 @@ class Limits:
     max_token_ids: int = 4096
     """Entries of stop_token_ids and of allowed_token_ids."""
     max_bad_words: int = 256
+    max_constraint_chars: int = 1 << 19
+    """Of a schema, regex, grammar or list of choices: what compiles in about a second."""
+    max_choices: int = 10_000
+    """Alternatives of structured_outputs.choice."""
     max_messages: int = 4096
     max_template_kwargs: int = 16
     max_name_chars: int = MAX_NAME_CHARS
