@@ -115,7 +115,8 @@ async def open_stream(desk: Desk, number: int, sink: list[bytes], body: dict[str
     (admitted,) = await admit(call, model, call_id, "ip:x", time.monotonic(), 100.0)
     request, head = admitted.request, Head(call_id, 1, "tiny", "f")
     choices = [Choice(0, model.words, request.sampling, call.style, request.prompt)]
-    reply = Reply([request], choices, head, call.style, ChatWriter(head, call.style), chat_document)
+    document = partial(chat_document, head, call.style)
+    reply = Reply([request], choices, call.style, ChatWriter(head, call.style), document)
     cycle: Any = SimpleNamespace(
         flow=SimpleNamespace(write_paused=False),
         transport=SimpleNamespace(write=sink.append),

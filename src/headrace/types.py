@@ -239,8 +239,9 @@ class StepResult:
 class TokenEvent:
     """Something that happened to one sequence in one step.
 
-    The first event of a sequence carries ``cached_tokens`` (prompt tokens served from the prefix cache) and
-    ``prompt_logprobs`` (None for the first token, which nothing precedes) if they were asked for. The last one, and
+    The first event of a sequence carries ``cached_tokens`` (prompt tokens served from the prefix cache), ``queue_time``
+    (seconds from the request's arrival to its first being planned) and ``prompt_logprobs`` (None for the first token,
+    which nothing precedes) if they were asked for. The last one, and
     only it, carries ``finish``. An EOS or stop token that ends the sequence is in ``tokens``: it was generated
     and is counted; ``text`` leaves it out of what people read. ``stop_token`` names it.
     """
@@ -254,6 +255,7 @@ class TokenEvent:
     error: str | None = None
     cached_tokens: int | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    queue_time: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -44,7 +45,8 @@ async def reply_of(body: dict[str, Any], call_id: str = "cmpl-1") -> Reply:
         for k in range(call.n)
     ]
     head = Head(call_id, 1, "tiny", "f")
-    return Reply(requests, choices, head, call.style, CompletionWriter(head, call.style), completion_document)
+    document = partial(completion_document, head, call.style)
+    return Reply(requests, choices, call.style, CompletionWriter(head, call.style), document)
 
 
 def test_events_reach_their_choice_and_strangers_are_ignored() -> None:
@@ -60,7 +62,7 @@ def test_events_reach_their_choice_and_strangers_are_ignored() -> None:
         await asyncio.sleep(0)
         await reply.changed()
         assert reply.complete
-        document = reply.document()
+        document, _ = reply.document()
         assert [c["text"] for c in document["choices"]] == ["a0", "a1", "b0", "b1"]
         assert document["usage"]["prompt_tokens_details"]["cached_tokens"] == 8
         desk.close(reply)

@@ -1,57 +1,27 @@
-"""The two text routes: a body goes in, an answer comes out, streamed or whole, from the same deltas."""
+"""The text routes: a body goes in, an answer comes out, streamed or whole, from the same deltas."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from headrace.api.admission import Admitted, admit
 from headrace.api.choice import Choice
 from headrace.api.desk import Desk
-from headrace.api.exchange import ClientGone, read_json, respond_json
+from headrace.api.exchange import ClientGone, Header, read_json, respond_json
 from headrace.api.hosting import Models
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.reply import Reply
 from headrace.api.settings import Served, ServerSettings
-from headrace.wire.calls import AnswerStyle, Call
-from headrace.wire.chunks import ChatWriter, ChunkWriter, CompletionWriter
+from headrace.wire.calls import Call
 from headrace.wire.deltas import Head
-from headrace.wire.fields import Fields
-from headrace.wire.fold import Document, chat_document, completion_document
-from headrace.wire.limits import MAX_NAME_CHARS, Limits
-from headrace.wire.openai_requests import parse_chat, parse_completion
+from headrace.wire.dialects import Dialect
 
 Write = Callable[[bytes], bool]
-_STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect the stream otherwise
-]
-
-
-def asked_model(body: Mapping[str, Any]) -> str | None:
-    """The field ``model``, as most dialects have it."""
-    return Fields(body).text("model", MAX_NAME_CHARS)
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How one route reads a body and writes an answer: everything that differs between dialects."""
-
-    id_prefix: str
-    parse: Callable[[Mapping[str, Any], Limits, Mapping[str, float]], Call]
-    writer: Callable[[Head, AnswerStyle], ChunkWriter]
-    document: Document
-    model: Callable[[Mapping[str, Any]], str | None] = asked_model
-    """The model that a body asks for: it is found before the body is parsed, whose limits are the model's."""
-
-
-COMPLETIONS = Dialect("cmpl-", parse_completion, CompletionWriter, completion_document)
-CHAT = Dialect("chatcmpl-", parse_chat, ChatWriter, chat_document)
 
 
 class Answerer:
@@ -67,7 +37,13 @@ class Answerer:
         arrival, settings = time.monotonic(), self._settings
         try:
             with self._models.preparing():
-                body = await read_json(scope, receive, settings.max_body_bytes, settings.body_timeout)
+                body = await read_json(
+                    scope,
+                    receive,
+                    settings.max_body_bytes,
+                    settings.body_timeout,
+                    any_media_type=self._dialect.any_media_type,
+                )
         except ClientGone:
             return
         deadline = None if settings.request_timeout is None else arrival + settings.request_timeout
@@ -79,27 +55,30 @@ class Answerer:
     async def _answer(self, desk: Desk, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
         extensions = scope.get("extensions", {})
         reply.disconnect = extensions.get("headrace.disconnect")
+        reply.prepared = time.monotonic()
         desk.submit(reply)
         watcher = asyncio.create_task(_watch(receive, reply))
         try:
-            await _deliver(reply, send, extensions.get("headrace.write"))
+            await _deliver(reply, send, extensions.get("headrace.write"), self._dialect.stream_headers)
         finally:
             watcher.cancel()
             desk.close(reply)
 
     async def _prepare(self, served: Served, body: Mapping[str, Any], scope: Scope, arrival: float) -> Reply:
-        call = self._dialect.parse(body, served.limits, served.sampling_defaults)
-        call_id = self._dialect.id_prefix + secrets.token_hex(12)  # never the caller's: ids of two callers must differ
+        dialect = self._dialect
+        call = dialect.parse(body, served.limits, served.sampling_defaults)
+        call_id = dialect.id_prefix + secrets.token_hex(12)  # never the caller's: ids of two callers must differ
         client = scope.get("headrace.client", "")
         admitted = await admit(call, served, call_id, client, arrival, self._settings.request_timeout)
         head = Head(call_id, int(time.time()), served.name_for(call.model), served.fingerprint)
         return Reply(
             [each.request for each in admitted],
             _choices(call, admitted, served),
-            head,
             call.style,
-            self._dialect.writer(head, call.style),
-            self._dialect.document,
+            dialect.writer(head, call),
+            partial(dialect.document, head, call),
+            dialect.errors,
+            partial(dialect.headers, call),
         )
 
 
@@ -128,7 +107,7 @@ async def _watch(receive: Receive, reply: Reply) -> None:
     reply.leave()
 
 
-async def _deliver(reply: Reply, send: Send, write: Write | None) -> None:
+async def _deliver(reply: Reply, send: Send, write: Write | None, stream_headers: Sequence[Header]) -> None:
     """Send the answer. What fails before the first byte is raised, and becomes a status code."""
     await reply.changed()
     if reply.gone:
@@ -136,17 +115,18 @@ async def _deliver(reply: Reply, send: Send, write: Write | None) -> None:
     if reply.error is not None and not reply.buffered:
         raise reply.error
     if reply.style.stream:
-        await _stream(reply, send, write)
+        await _stream(reply, send, write, stream_headers)
     else:
-        await respond_json(send, reply.document())
+        document, headers = reply.document()
+        await respond_json(send, document, 200, headers)
 
 
-async def _stream(reply: Reply, send: Send, write: Write | None) -> None:
-    """One write for whatever has come since the last one; the body ends right after ``[DONE]``.
+async def _stream(reply: Reply, send: Send, write: Write | None, headers: Sequence[Header]) -> None:
+    """One write for whatever has come since the last one; the body ends right after the dialect's last event.
 
     Between the first write and the last one the reply does without this function, as long as ``write`` does.
     """
-    await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     reply.write = write
     over = False
     while not over:

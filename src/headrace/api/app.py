@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from headrace.api.answers import CHAT, COMPLETIONS, Answerer
+from headrace.api.answers import Answerer
 from headrace.api.guards import account, guard_keys, refuse_when_draining
 from headrace.api.health import HealthRoutes, metrics_route
 from headrace.api.hosting import Models
@@ -16,17 +16,23 @@ from headrace.api.ports import ASGIApp, Receive, Scope, Send
 from headrace.api.settings import ServerSettings
 from headrace.errors import MethodNotAllowed, RouteNotFound
 from headrace.metrics import Exposition, Recorder
+from headrace.wire.dialects import CHAT, COMPLETIONS
+from headrace.wire.failures import OPENAI, ErrorShape
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path, or with ``{id}`` at its end everything below it. ``open`` routes need no key and survive draining."""
+    """A path, or with ``{id}`` at its end everything below it. ``open`` routes need no key and survive draining.
+
+    ``errors`` is the shape of everything that goes wrong there, the guards' refusals included.
+    """
 
     method: str
     path: str
     handler: ASGIApp
     open: bool = False
     while_draining: bool = False
+    errors: ErrorShape = OPENAI
 
 
 class App:
@@ -62,7 +68,7 @@ class App:
         unlocked = {each.path.encode() for each in self.routes if each.open}
         app = refuse_when_draining(app, self.lifecycle, draining)
         app = guard_keys(app, self.settings.api_keys, unlocked)
-        return account(app, recorder)
+        return account(app, recorder, error_shapes(self.routes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP exchange. Other protocols (websocket, lifespan) are not spoken."""
@@ -77,6 +83,23 @@ class App:
     async def stop(self) -> None:
         """Stop looking after replies. Engines are their owners' to stop."""
         self.models.stop()
+
+
+def error_shapes(routes: Sequence[Route]) -> Callable[[bytes], ErrorShape]:
+    """Path → shape of its errors. A path without a route has that of its folder, if the routes there agree on one."""
+    exact = {each.path.encode(): each.errors for each in routes}
+    folders: dict[bytes, set[ErrorShape]] = {}
+    for each in routes:
+        folders.setdefault(each.path.rpartition("/")[0].encode(), set()).add(each.errors)
+
+    def shape_of(path: bytes) -> ErrorShape:
+        found = exact.get(path)
+        if found is not None:
+            return found
+        here = folders.get(path.rpartition(b"/")[0], set())
+        return next(iter(here)) if len(here) == 1 else OPENAI
+
+    return shape_of
 
 
 def route(routes: Sequence[Route]) -> ASGIApp:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from headrace.api.ports import Receive, Scope, Send
@@ -16,9 +17,10 @@ from headrace.errors import (
 )
 from headrace.wire.body import parse_json
 from headrace.wire.chunks import to_json
-from headrace.wire.failures import describe, retry_headers, status_of
+from headrace.wire.failures import OPENAI, ErrorShape, retry_headers
 
-Headers = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = Sequence[Header]
 JSON: Headers = [(b"content-type", b"application/json")]
 _CLOSE = (b"connection", b"close")
 _DISCARD = 8
@@ -47,17 +49,23 @@ async def respond_json(send: Send, document: Any, status: int = 200, headers: He
     await respond(send, status, to_json(document).encode("utf-8", "replace"), [*JSON, *(headers or [])])
 
 
-async def respond_error(send: Send, error: Exception, extra: Headers | None = None) -> None:
-    """An error in OpenAI's shape, with the headers that tell clients whether to come again."""
-    status = status_of(error)
+async def respond_error(send: Send, error: Exception, extra: Headers | None = None, shape: ErrorShape = OPENAI) -> None:
+    """An error in the dialect's shape, with the headers that tell clients whether to come again."""
+    status = shape.status(error)
     headers = [*retry_headers(error), *(extra or [])]
     if isinstance(error, Draining) or status in _UNREAD_BODY:
         headers.append(_CLOSE)
-    await respond_json(send, describe(error), status, headers)
+    await respond_json(send, shape.body(error), status, headers)
 
 
-async def read_json(scope: Scope, receive: Receive, max_bytes: int, timeout: float) -> dict[str, Any]:
+async def read_json(
+    scope: Scope, receive: Receive, max_bytes: int, timeout: float, *, any_media_type: bool = False
+) -> dict[str, Any]:
     """The request's body as a JSON object; nothing larger than ``max_bytes`` is ever held.
+
+    With ``any_media_type`` the body may be called something else than JSON (curl's ``-d`` says that it is a form), but
+    not by a web page: what a browser sends without asking first, in the name of whoever looks at the page, always
+    carries an Origin.
 
     Raises:
         UnsupportedMediaType: not application/json, or compressed.
@@ -67,7 +75,7 @@ async def read_json(scope: Scope, receive: Receive, max_bytes: int, timeout: flo
         ClientGone: the connection closed first.
     """
     kind = (header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
-    if kind != b"application/json":
+    if kind != b"application/json" and (not any_media_type or header(scope, b"origin") is not None):
         raise UnsupportedMediaType("send the body as JSON with the header Content-Type: application/json")
     if (header(scope, b"content-encoding") or b"identity").lower() != b"identity":
         raise UnsupportedMediaType("compressed bodies are not supported; send it without Content-Encoding")

@@ -8,14 +8,14 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from headrace.api.exchange import ClientGone, header, respond_error
 from headrace.api.lifecycle import Lifecycle
 from headrace.api.ports import ASGIApp, Message, Receive, Scope, Send
 from headrace.errors import Draining, HeadraceError, Unauthorized
 from headrace.metrics import Recorder
-from headrace.wire.failures import status_of
+from headrace.wire.failures import ErrorShape
 
 log = logging.getLogger("headrace.api")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -23,8 +23,11 @@ UNMATCHED = "none"
 """The handler label of what no route took: paths are the caller's and must not become labels."""
 
 
-def account(app: ASGIApp, recorder: Recorder) -> ASGIApp:
-    """Outermost: gives every exchange an id, turns what is raised into a response, and counts it."""
+def account(app: ASGIApp, recorder: Recorder, shape_of: Callable[[bytes], ErrorShape]) -> ASGIApp:
+    """Outermost: gives every exchange an id, turns what is raised into a response, and counts it.
+
+    ``shape_of`` says in which shape errors on a path are told.
+    """
 
     async def accounted(scope: Scope, receive: Receive, send: Send) -> None:
         began, status = time.monotonic(), 0
@@ -47,8 +50,9 @@ def account(app: ASGIApp, recorder: Recorder) -> ASGIApp:
             if status:  # too late for a status: a cut connection is the only way left to say that this is no end
                 _disconnect(scope)
             else:
-                await respond_error(send_with_id, error, scope.get("headrace.error_headers"))
-                status = status or status_of(error)
+                shape = shape_of(scope["raw_path"])
+                await respond_error(send_with_id, error, scope.get("headrace.error_headers"), shape)
+                status = status or shape.status(error)
         finally:
             handler = scope.get("headrace.route", UNMATCHED)
             recorder.on_http(scope["method"], handler, status or 499, time.monotonic() - began)
@@ -66,7 +70,7 @@ def guard_keys(app: ASGIApp, keys: Sequence[str], open_paths: Collection[bytes])
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if digests and scope["raw_path"] not in open_paths:
-            scope["headrace.client"] = _check_key(header(scope, b"authorization"), digests)
+            scope["headrace.client"] = _check_key(_given_key(scope), digests)
         else:
             scope["headrace.client"] = "ip:" + str((scope.get("client") or ("",))[0])
         await app(scope, receive, send)
@@ -74,12 +78,20 @@ def guard_keys(app: ASGIApp, keys: Sequence[str], open_paths: Collection[bytes])
     return guarded
 
 
-def _check_key(authorization: bytes | None, digests: Sequence[bytes]) -> str:
-    scheme, _, token = (authorization or b"").partition(b" ")
-    given = hashlib.sha256(token.strip()).digest()
+def _given_key(scope: Scope) -> bytes | None:
+    """``Authorization: Bearer KEY``, or ``x-api-key: KEY`` as Anthropic's clients send it."""
+    authorization = header(scope, b"authorization")
+    if authorization is None:
+        return header(scope, b"x-api-key")
+    scheme, _, token = authorization.partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else None
+
+
+def _check_key(key: bytes | None, digests: Sequence[bytes]) -> str:
+    given = hashlib.sha256(key or b"").digest()
     matches = [hmac.compare_digest(given, digest) for digest in digests]
-    if scheme.lower() != b"bearer" or not any(matches):
-        raise Unauthorized("send a valid API key in the header Authorization: Bearer KEY")
+    if key is None or not any(matches):
+        raise Unauthorized("send a valid API key in the header Authorization: Bearer KEY, or in x-api-key")
     return f"key:{matches.index(True)}"
 
 

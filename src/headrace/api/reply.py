@@ -9,7 +9,9 @@ slow socket makes bigger writes and not more of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from headrace.api.choice import Choice
@@ -17,10 +19,9 @@ from headrace.errors import DeadlineExceeded, EngineError
 from headrace.types import FinishReason, Request, TokenEvent
 from headrace.wire.calls import AnswerStyle
 from headrace.wire.chunks import ChunkWriter
-from headrace.wire.deltas import Delta, Head, Usage
-from headrace.wire.failures import error_event
+from headrace.wire.deltas import Delta, Timing, Usage
+from headrace.wire.failures import OPENAI, ErrorShape
 from headrace.wire.fold import Choice as Folded
-from headrace.wire.fold import Document
 
 _NO_USAGE = Usage()
 DEADLINE = "deadline"
@@ -34,10 +35,11 @@ class Reply:
         self,
         requests: list[Request],
         choices: list[Choice],
-        head: Head,
         style: AnswerStyle,
         writer: ChunkWriter,
-        document: Document,
+        document: Callable[[list[Folded], Usage], Any],
+        errors: ErrorShape = OPENAI,
+        headers: Callable[[Usage], Sequence[tuple[bytes, bytes]]] = lambda usage: (),
     ) -> None:
         self.requests = requests
         self.choices = choices
@@ -51,9 +53,12 @@ class Reply:
         """Cuts the connection at once, unsent bytes and all."""
         self.write: Callable[[bytes], bool] | None = None
         """Writes a piece of the stream at once, or says False; given when the response has begun."""
-        self._head = head
+        self.prepared = 0.0
+        """When it went to the engine (``time.monotonic()``)."""
         self._writer = writer
         self._document = document
+        self._errors = errors
+        self._headers = headers
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._folded = [Folded() for _ in choices]
@@ -62,6 +67,9 @@ class Reply:
         self._cached_tokens = 0
         self._cached_known: set[str] = set()
         self._open = len(choices)
+        self._queue_time: float | None = None
+        self._first = 0.0
+        self._last = 0.0
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -82,7 +90,7 @@ class Reply:
         """
         choice = self.choices[request * self.requests[request].n + event.index]
         if event.cached_tokens is not None:
-            self._count_cached(event.request_id, event.cached_tokens)
+            self._begin(event, event.cached_tokens)
         if event.finish is FinishReason.ERROR:
             if event.error == DEADLINE:
                 raise DeadlineExceeded("the request's deadline passed before it finished")
@@ -94,15 +102,18 @@ class Reply:
             self._add(delta)
         return choice
 
-    def _count_cached(self, request_id: str, tokens: int) -> None:
-        """Once for each prompt, although each of its sequences reports it."""
-        if request_id not in self._cached_known:
-            self._cached_known.add(request_id)
-            self._cached_tokens += tokens
+    def _begin(self, event: TokenEvent, cached_tokens: int) -> None:
+        """A sequence's first event. Its prompt's tokens are counted once, although each of its sequences tells."""
+        if event.request_id not in self._cached_known:
+            self._cached_known.add(event.request_id)
+            self._cached_tokens += cached_tokens
+        if self._queue_time is None:
+            self._queue_time, self._first = event.queue_time or 0.0, time.monotonic()
 
     def _add(self, delta: Delta) -> None:
         if delta.finish is not None:
             self._open -= 1
+            self._last = time.monotonic()
         if self.style.stream:
             data = self._writer.delta(delta, self.usage() if self.style.continuous_usage else _NO_USAGE)
             if data:
@@ -118,6 +129,15 @@ class Reply:
             completion_tokens=self._completion_tokens,
             cached_tokens=self._cached_tokens,
         )
+
+    def _final_usage(self) -> Usage:
+        """With the timing. The call's first request to begin and its first token stand for all of them."""
+        arrival = self.requests[0].arrival
+        validation = max(0.0, self.prepared - arrival)
+        queue = max(0.0, (self._queue_time or 0.0) - validation)
+        began = arrival + validation + queue
+        timing = Timing(validation, queue, max(0.0, self._first - began), max(0.0, self._last - self._first))
+        return replace(self.usage(), timing=timing)
 
     def fail(self, error: Exception) -> None:
         """The call ends with an error; the first one counts."""
@@ -167,13 +187,14 @@ class Reply:
         parts, self._buffer, self._buffered = self._buffer, [], 0
         over = True
         if self.error is not None:
-            parts.append(error_event(self.error))
+            parts.append(self._errors.event(self.error))
         elif self.complete:
-            parts.append(self._writer.end(self.usage()))
+            parts.append(self._writer.end(self._final_usage()))
         else:
             over = False
         return b"".join(parts), over
 
-    def document(self) -> dict[str, Any]:
-        """The whole answer, once it is complete."""
-        return self._document(self._head, self.style, self._folded, self.usage())
+    def document(self) -> tuple[Any, Sequence[tuple[bytes, bytes]]]:
+        """The whole answer, once it is complete, and the response headers that it brings."""
+        usage = self._final_usage()
+        return self._document(self._folded, usage), self._headers(usage)

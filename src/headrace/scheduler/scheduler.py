@@ -204,6 +204,7 @@ class Scheduler:
             event,
             cached_tokens=owner.cached_tokens,
             prompt_logprobs=(None, *owner.prompt_logprobs) if wanted else None,
+            queue_time=None if owner.started_at is None else owner.started_at - owner.request.arrival,
         )
 
 

@@ -81,14 +81,32 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a whole call's time went, in seconds: until it was checked and tokenised, until the engine began, until the
+    first token, until the end. ``load`` is what of ``validation`` was waiting for the model to be loaded."""
+
+    validation: float = 0.0
+    queue: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    load: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """From the call's arrival to its last token."""
+        return self.validation + self.queue + self.prefill + self.decode
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a whole call: every prompt once, the answers of all its choices."""
+    """Tokens of a whole call: every prompt once, the answers of all its choices. ``timing`` is known at the end."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     """Those of ``completion_tokens`` with which the model reasoned."""
+    timing: Timing = Timing()
 
 
 @dataclass(frozen=True, slots=True)

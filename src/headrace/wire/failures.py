@@ -1,7 +1,9 @@
-"""Errors → OpenAI's error object, the same for a status code and for an event in the middle of a stream."""
+"""Errors → what a dialect makes of them; OpenAI's error object is the same for a status code and in a stream."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from headrace.errors import EngineDead, HeadraceError, OverloadError, RequestError
@@ -24,6 +26,17 @@ TYPES = {
 INTERNAL = "something went wrong in the server; its log has the details under this request's id"
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorShape:
+    """How one dialect says that something went wrong."""
+
+    body: Callable[[Exception], Any]
+    """The JSON body of a response that has ``status``."""
+    event: Callable[[Exception], bytes]
+    """The end of a stream that fails after it has begun, when it is too late for a status."""
+    status: Callable[[Exception], int]
+
+
 def error_json(message: str, status: int, param: str | None = None) -> dict[str, Any]:
     """``{"error": {message, type, param, code}}`` with vLLM's type names; ``code`` is the HTTP status."""
     return {
@@ -36,12 +49,15 @@ def error_json(message: str, status: int, param: str | None = None) -> dict[str,
     }
 
 
+def message_of(error: Exception) -> str:
+    """What may be told of an exception: nothing about the inside, unless it was raised on purpose."""
+    return str(error) if isinstance(error, HeadraceError) else INTERNAL
+
+
 def describe(error: Exception) -> dict[str, Any]:
     """The error object of an exception. What was not raised on purpose tells nothing about the inside."""
-    if not isinstance(error, HeadraceError):
-        return error_json(INTERNAL, 500)
     param = error.param if isinstance(error, RequestError) else None
-    return error_json(str(error), error.status, param)
+    return error_json(message_of(error), status_of(error), param)
 
 
 def status_of(error: Exception) -> int:
@@ -61,3 +77,6 @@ def retry_headers(error: Exception) -> list[tuple[bytes, bytes]]:
 def error_event(error: Exception) -> bytes:
     """The end of a stream that failed after it had begun: the error, then ``[DONE]``."""
     return f"data: {to_json(describe(error))}\n\n".encode() + DONE
+
+
+OPENAI = ErrorShape(describe, error_event, status_of)

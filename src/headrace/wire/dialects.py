@@ -1,0 +1,65 @@
+"""What differs between dialects, as data: everything else about a call is the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.wire.calls import AnswerStyle, Call
+from headrace.wire.chunks import ChatWriter, ChunkWriter, CompletionWriter
+from headrace.wire.deltas import Head, Usage
+from headrace.wire.fields import Fields
+from headrace.wire.failures import OPENAI, ErrorShape
+from headrace.wire.fold import Choice, Document, chat_document, completion_document
+from headrace.wire.limits import MAX_NAME_CHARS, Limits
+from headrace.wire.openai_requests import parse_chat, parse_completion
+
+Headers = tuple[tuple[bytes, bytes], ...]
+EVENT_STREAM: Headers = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect the stream otherwise
+)
+
+
+def asked_model(body: Mapping[str, Any]) -> str | None:
+    """The field ``model``, as most dialects have it."""
+    return Fields(body).text("model", MAX_NAME_CHARS)
+
+
+def no_headers(call: Call, usage: Usage) -> Headers:
+    """Nothing beside the body."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one route reads a body and writes an answer."""
+
+    id_prefix: str
+    parse: Callable[[Mapping[str, Any], Limits, Mapping[str, float]], Call]
+    writer: Callable[[Head, Call], ChunkWriter]
+    """A new one for each stream."""
+    document: Callable[[Head, Call, list[Choice], Usage], Any]
+    """The whole answer as JSON."""
+    model: Callable[[Mapping[str, Any]], str | None] = asked_model
+    """The model that a body asks for: it is found before the body is parsed, whose limits are the model's."""
+    errors: ErrorShape = OPENAI
+    stream_headers: Headers = EVENT_STREAM
+    headers: Callable[[Call, Usage], Headers] = no_headers
+    """Of a whole answer."""
+    any_media_type: bool = False
+    """The body is JSON whatever its Content-Type says (see `headrace.api.exchange.read_json`)."""
+
+
+def _styled(writer: Callable[[Head, AnswerStyle], ChunkWriter]) -> Callable[[Head, Call], ChunkWriter]:
+    return lambda head, call: writer(head, call.style)
+
+
+def _folded(document: Document) -> Callable[[Head, Call, list[Choice], Usage], Any]:
+    return lambda head, call, choices, usage: document(head, call.style, choices, usage)
+
+
+COMPLETIONS = Dialect("cmpl-", parse_completion, _styled(CompletionWriter), _folded(completion_document))
+CHAT = Dialect("chatcmpl-", parse_chat, _styled(ChatWriter), _folded(chat_document))
