@@ -9,8 +9,8 @@ from typing import Any
 from headrace.wire.calls import AnswerStyle, Call
 from headrace.wire.chunks import ChatWriter, ChunkWriter, CompletionWriter
 from headrace.wire.deltas import Head, Usage
-from headrace.wire.fields import Fields
 from headrace.wire.failures import OPENAI, ErrorShape
+from headrace.wire.fields import Fields
 from headrace.wire.fold import Choice, Document, chat_document, completion_document
 from headrace.wire.limits import MAX_NAME_CHARS, Limits
 from headrace.wire.openai_requests import parse_chat, parse_completion
