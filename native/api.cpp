@@ -68,10 +68,8 @@ hr_model* hr_create(const hr_spec* spec, int32_t dtype, int32_t max_batch_tokens
 
 void hr_destroy(hr_model* model) { delete model; }
 
-int32_t hr_set_tensor(hr_model* model, int32_t role, int32_t layer, int32_t storage, const void* data, int64_t bytes,
-                      int64_t rows, int64_t columns, char* error, int32_t error_size) {
-  return guarded(error, error_size,
-                 [&] { model->model->set_tensor(role, layer, storage, data, bytes, rows, columns); });
+int32_t hr_set_tensors(hr_model* model, const hr_tensor* tensors, int32_t count, char* error, int32_t error_size) {
+  return guarded(error, error_size, [&] { model->model->set_tensors(tensors, count); });
 }
 
 int32_t hr_finish(hr_model* model, char* error, int32_t error_size) {

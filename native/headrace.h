@@ -55,11 +55,17 @@ enum {
   HR_ROLES
 };
 
-// Packs one tensor ([rows][columns], or [columns] with rows = 1) of `bytes` bytes. `storage` indexes
-// headrace.weights.DType; a matrix that is to be kept as another, quantised type is quantised. Fails on a wrong shape or
-// size, or a value that is not finite.
-HR_EXPORT int32_t hr_set_tensor(hr_model* model, int32_t role, int32_t layer, int32_t storage, const void* data,
-                                int64_t bytes, int64_t rows, int64_t columns, char* error, int32_t error_size);
+// A tensor as its file has it: [rows][columns], or [columns] with rows = 1. `storage` indexes headrace.weights.DType.
+typedef struct hr_tensor {
+  int32_t role, layer, storage;
+  const void* data;
+  int64_t bytes, rows, columns;
+} hr_tensor;
+
+// Packs tensors, all of them in parallel; a matrix that is to be kept as another, quantised type is quantised. Fails on a
+// wrong shape or size, or a value that is not finite.
+HR_EXPORT int32_t hr_set_tensors(hr_model* model, const hr_tensor* tensors, int32_t count, char* error,
+                                 int32_t error_size);
 // All tensors are set: fails naming the first that is missing.
 HR_EXPORT int32_t hr_finish(hr_model* model, char* error, int32_t error_size);
 

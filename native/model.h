@@ -96,8 +96,8 @@ class Model {
  public:
   Model(const hr_spec& spec, long max_batch_tokens, long max_model_len, int threads, const Kernels& kernels);
 
-  // Expands, checks and packs one tensor; throws Error.
-  void set_tensor(int role, int layer, int storage, const void* data, long bytes, long rows, long columns);
+  // Expands, checks and packs tensors; throws Error.
+  void set_tensors(const hr_tensor* tensors, int count);
   void check_complete() const;
   void allocate_kv(long blocks);
 
@@ -128,12 +128,15 @@ class Model {
   void lay_out_scratch(Arena& arena, long max_batch_tokens, int thread_count);
   // `parts`: the role and the number of columns of each tensor that the matrix is made of; `turns`: 16 of each in turn.
   Matrix matrix(Arena& arena, int layer, long k, std::vector<std::pair<int, long>> parts, bool turns = false) const;
-  void set_matrix(const Matrix& m, int role, int layer, int storage, const void* data, long bytes, long rows,
-                  long columns);
+  void check(const hr_tensor& tensor) const;
+  const Matrix* matrix_of(const hr_tensor& tensor) const;  // null: it is a vector
+  float* vector_of(const hr_tensor& tensor) const;
+  bool pack_unit(const Matrix& m, const hr_tensor& tensor, long unit, std::vector<float>& floats,
+                 std::vector<uint8_t>& blocks) const;
   int kept_storage(int role, int layer) const {
     return spec.storage[(size_t)(role <= HR_NORM ? 0 : layer + 1) * HR_ROLES + role];
   }
-  void set_vector(float* out, int role, int layer, int storage, const void* data, long columns);
+  void set_vector(float* out, const hr_tensor& tensor) const;
 
   std::vector<bool> present_;  // [layer + 1][role]; slot 0: the model's own tensors
 };

@@ -64,106 +64,173 @@ bool expected(const Spec& s, int role) {
   }
 }
 
-}  // namespace
+std::string tensor_name(const hr_tensor& t) { return tensor_name(t.role, t.layer); }
 
-void Model::set_tensor(int role, int layer, int storage, const void* data, long bytes, long rows, long columns) {
-  if (role < 0 || role >= HR_ROLES) throw Error("unknown tensor role " + std::to_string(role));
-  if (layer < 0 || layer >= spec.layers) throw Error("no layer " + std::to_string(layer));
-  const std::string name = tensor_name(role, layer);
-  if (!expected(spec, role)) throw Error("the specification has no tensor " + name);
-  if (!is_storage(storage)) throw Error(name + ": unknown storage type " + std::to_string(storage));
-  const Shape want = expected_shape(spec, role);
-  if (rows != want.rows || columns != want.columns)
-    throw Error(name + " has shape [" + std::to_string(rows) + ", " + std::to_string(columns) + "], expected [" +
-                std::to_string(want.rows) + ", " + std::to_string(want.columns) + "]");
-  if (columns % kStorage[storage].elements || bytes != rows * (columns / kStorage[storage].elements) * kStorage[storage].bytes)
-    throw Error(name + ": " + std::to_string(bytes) + " bytes do not hold its " + std::to_string(rows * columns) + " values");
+constexpr int kBF16 = 2;  // an index of kStorage
 
-  Layer& l = layers[layer];
-  const auto put = [&](const Matrix& m) { set_matrix(m, role, layer, storage, data, bytes, rows, columns); };
-  const auto put_vector = [&](float* out) { set_vector(out, role, layer, storage, data, columns); };
-  switch (role) {
-    case HR_EMBEDDING: put(spec.has(HR_TIED) ? lm_head : embedding); break;
-    case HR_LM_HEAD: put(lm_head); break;
-    case HR_Q: case HR_K: case HR_V: put(l.qkv); break;
-    case HR_O: put(l.o); break;
-    case HR_GATE: case HR_UP: put(l.gate_up); break;
-    case HR_DOWN: put(l.down); break;
-    case HR_NORM: put_vector(final_norm); break;
-    case HR_ATTENTION_NORM: put_vector(l.attention_norm); break;
-    case HR_FFN_NORM: put_vector(l.ffn_norm); break;
-    case HR_ATTENTION_POST_NORM: put_vector(l.attention_post_norm); break;
-    case HR_FFN_POST_NORM: put_vector(l.ffn_post_norm); break;
-    case HR_Q_NORM: put_vector(l.q_norm); break;
-    case HR_K_NORM: put_vector(l.k_norm); break;
-    case HR_O_BIAS_: put_vector(l.o_bias); break;
-    case HR_Q_BIAS: put_vector(l.qkv_bias); break;
-    case HR_K_BIAS: put_vector(l.qkv_bias + spec.q_columns()); break;
-    case HR_V_BIAS: put_vector(l.qkv_bias + spec.q_columns() + spec.kv_columns()); break;
+// 16 rows of bf16 into the tiles at dst, 2 tiles apart: kernels.h's order of pairs, nothing rounded. A null row is zeros.
+// False if not all are finite.
+bool pack_bf16(const uint8_t* const rows[kTileN], long columns, int k_tiles, char* dst) {
+  constexpr int kPairs = kTileK / 2;
+  uint32_t bad = 0;
+  for (int t = 0; t < k_tiles; t++, dst += 2 * kTileK * kTileN * 2) {
+    const long bytes = std::min((long)kTileK, columns - (long)t * kTileK) * 2;
+    uint32_t tile[kPairs][kTileN];
+    for (int n = 0; n < kTileN; n++) {
+      uint32_t pairs[kPairs];
+      if (rows[n] && bytes == sizeof pairs) {
+        memcpy(pairs, rows[n] + (long)t * sizeof pairs, sizeof pairs);
+      } else {
+        memset(pairs, 0, sizeof pairs);
+        if (rows[n]) memcpy(pairs, rows[n] + (long)t * sizeof pairs, bytes);
+      }
+      for (uint32_t pair : pairs)  // an exponent of all ones becomes 0x8000 or more in its half
+        bad |= ((pair & 0x7f807f80u) + 0x00800080u) & 0x80008000u;
+      for (int i = 0; i < kPairs; i++) tile[i][n] = pairs[i];
+    }
+    memcpy(dst, tile, sizeof tile);
   }
-  present_[(size_t)(role <= HR_NORM ? 0 : layer + 1) * HR_ROLES + role] = true;
+  return bad == 0;
 }
 
-// Units of 16 columns of the packed matrix: 16 rows become a strip, or are expanded and transposed into tiles.
-void Model::set_matrix(const Matrix& m, int role, int layer, int storage, const void* data, long bytes, long rows,
-                       long columns) {
-  const int kept = kept_storage(role, layer);
-  if (kept != storage && (strip_format(storage) != kDense || columns % kStorage[kept].elements))
-    throw Error(tensor_name(role, layer) + " cannot be kept as the storage type that was announced");
-  const long row_bytes = bytes / rows, k = (long)m.k_tiles * kTileK;
-  const long kept_bytes = columns / kStorage[kept].elements * kStorage[kept].bytes;  // of a row
-  const Rope& rope = spec.ropes[layers[layer].rope];
-  const long first_tile = role == HR_K   ? spec.q_columns() / kTileN
-                          : role == HR_V ? (spec.q_columns() + spec.kv_columns()) / kTileN
-                          : role == HR_UP ? 1 : 0;
-  const long tile_step = role == HR_GATE || role == HR_UP ? 2 : 1;  // gate and up take turns
-  const long units = round_up(rows, kTileN) / kTileN;
+}  // namespace
+
+void Model::check(const hr_tensor& t) const {
+  if (t.role < 0 || t.role >= HR_ROLES) throw Error("unknown tensor role " + std::to_string(t.role));
+  if (t.layer < 0 || t.layer >= spec.layers) throw Error("no layer " + std::to_string(t.layer));
+  const std::string name = tensor_name(t);
+  if (!expected(spec, t.role)) throw Error("the specification has no tensor " + name);
+  if (!is_storage(t.storage)) throw Error(name + ": unknown storage type " + std::to_string(t.storage));
+  const Shape want = expected_shape(spec, t.role);
+  if (t.rows != want.rows || t.columns != want.columns)
+    throw Error(name + " has shape [" + std::to_string(t.rows) + ", " + std::to_string(t.columns) + "], expected [" +
+                std::to_string(want.rows) + ", " + std::to_string(want.columns) + "]");
+  const auto& block = kStorage[t.storage];
+  if (t.columns % block.elements || t.bytes != t.rows * (t.columns / block.elements) * block.bytes)
+    throw Error(name + ": " + std::to_string(t.bytes) + " bytes do not hold its " + std::to_string(t.rows * t.columns) + " values");
+  const int kept = kept_storage(t.role, t.layer);
+  if (matrix_of(t) && kept != t.storage && (strip_format(t.storage) != kDense || t.columns % kStorage[kept].elements))
+    throw Error(name + " cannot be kept as the storage type that was announced");
+}
+
+const Matrix* Model::matrix_of(const hr_tensor& t) const {
+  const Layer& l = layers[t.layer];
+  switch (t.role) {
+    case HR_EMBEDDING: return spec.has(HR_TIED) ? &lm_head : &embedding;
+    case HR_LM_HEAD: return &lm_head;
+    case HR_Q: case HR_K: case HR_V: return &l.qkv;
+    case HR_O: return &l.o;
+    case HR_GATE: case HR_UP: return &l.gate_up;
+    case HR_DOWN: return &l.down;
+    default: return nullptr;
+  }
+}
+
+float* Model::vector_of(const hr_tensor& t) const {
+  const Layer& l = layers[t.layer];
+  switch (t.role) {
+    case HR_NORM: return final_norm;
+    case HR_ATTENTION_NORM: return l.attention_norm;
+    case HR_FFN_NORM: return l.ffn_norm;
+    case HR_ATTENTION_POST_NORM: return l.attention_post_norm;
+    case HR_FFN_POST_NORM: return l.ffn_post_norm;
+    case HR_Q_NORM: return l.q_norm;
+    case HR_K_NORM: return l.k_norm;
+    case HR_O_BIAS_: return l.o_bias;
+    case HR_Q_BIAS: return l.qkv_bias;
+    case HR_K_BIAS: return l.qkv_bias + spec.q_columns();
+    default: return l.qkv_bias + spec.q_columns() + spec.kv_columns();  // HR_V_BIAS
+  }
+}
+
+// The units of all matrices are one list that the threads share: nobody waits at the end of each of hundreds of tensors.
+void Model::set_tensors(const hr_tensor* tensors, int count) {
+  struct Job { const Matrix* matrix; const hr_tensor* tensor; long end; };  // up to unit `end` of the list
+  std::vector<Job> jobs;
+  long units = 0, most_floats = 0, most_blocks = 0;
+  for (const hr_tensor* t = tensors; t < tensors + count; t++) {
+    check(*t);
+    const Matrix* m = matrix_of(*t);
+    if (!m) {
+      set_vector(vector_of(*t), *t);
+      continue;
+    }
+    const auto& kept = kStorage[kept_storage(t->role, t->layer)];
+    units += round_up(t->rows, kTileN) / kTileN;
+    most_floats = std::max(most_floats, (long)kTileN * m->k_tiles * kTileK);
+    most_blocks = std::max(most_blocks, kTileN * (t->columns / kept.elements * kept.bytes));
+    jobs.push_back({m, t, units});
+  }
   std::atomic<long> next{0};
-  std::atomic<bool> finite{true};
+  std::atomic<const hr_tensor*> faulty{nullptr};
   auto work = [&](int) {
-    std::vector<float> floats(kTileN * k, 0.0f);
-    std::vector<uint8_t> blocks(kTileN * kept_bytes);
+    std::vector<float> floats(most_floats);
+    std::vector<uint8_t> blocks(most_blocks);
+    size_t job = 0;
     for (long u; (u = next.fetch_add(1)) < units;) {
-      const long tile = first_tile + u * tile_step;
-      const Panel& panel = m.panels[tile / 2];
-      const uint8_t* row_blocks[kTileN] = {};
-      for (long i = 0; i < kTileN; i++) {
-        float* out = floats.data() + i * k;
-        long row = u * kTileN + i;
-        if (row >= rows) {
-          std::fill(out, out + k, 0.0f);
-          continue;
-        }
-        if (needs_rope_order(role)) row = rope_row(row, spec.head_dim, rope);
-        const uint8_t* stored = (const uint8_t*)data + row * row_bytes;
-        row_blocks[i] = stored;
-        if (!panel.dense() && storage == kept) continue;
-        if (panel.dense()) {
-          hr_dequantize(storage, stored, out, columns);
-          continue;
-        }
-        row_blocks[i] = blocks.data() + i * kept_bytes;
-        if (!hr_requantize(storage, stored, kept, HR_FIT, blocks.data() + i * kept_bytes, columns)) finite = false;
-      }
-      const int half = tile % 2;
-      if (!(panel.dense() ? kernels.pack(floats.data(), m.k_tiles, panel.tiles() + half * kTileK * kTileN * element())
-                          : pack_strip(kept, row_blocks, m.k_tiles, panel.strips[half].data)))
-        finite = false;
+      while (u >= jobs[job].end) job++;
+      const long first = job ? jobs[job - 1].end : 0;
+      if (!pack_unit(*jobs[job].matrix, *jobs[job].tensor, u - first, floats, blocks)) faulty = jobs[job].tensor;
     }
   };
   run_parallel(team.threads(), work);
-  if (!finite) throw Error(tensor_name(role, layer) + " has a value that is NaN or infinite");
+  if (const hr_tensor* t = faulty) throw Error(tensor_name(*t) + " has a value that is NaN or infinite");
+  for (const hr_tensor* t = tensors; t < tensors + count; t++)
+    present_[(size_t)(t->role <= HR_NORM ? 0 : t->layer + 1) * HR_ROLES + t->role] = true;
 }
 
-void Model::set_vector(float* out, int role, int layer, int storage, const void* data, long columns) {
-  std::vector<float> values(columns);
-  if (!hr_dequantize(storage, data, values.data(), columns))
-    throw Error(tensor_name(role, layer) + " cannot be expanded from its storage type");
-  const bool bias = role == HR_Q_BIAS || role == HR_K_BIAS || role == HR_V_BIAS || role == HR_O_BIAS_;
-  const Rope& rope = spec.ropes[layers[layer].rope];
-  for (long i = 0; i < columns; i++) {
-    const float value = values[needs_rope_order(role) ? rope_row(i, spec.head_dim, rope) : i];
-    if (value - value != 0.0f) throw Error(tensor_name(role, layer) + " has a value that is NaN or infinite");
+// A unit is 16 columns of the packed matrix: 16 rows become a strip, or are expanded and transposed into tiles.
+bool Model::pack_unit(const Matrix& m, const hr_tensor& t, long unit, std::vector<float>& floats,
+                      std::vector<uint8_t>& blocks) const {
+  const long first_tile = t.role == HR_K   ? spec.q_columns() / kTileN
+                          : t.role == HR_V ? (spec.q_columns() + spec.kv_columns()) / kTileN
+                          : t.role == HR_UP ? 1 : 0;
+  const long tile_step = t.role == HR_GATE || t.role == HR_UP ? 2 : 1;  // gate and up take turns
+  const long tile = first_tile + unit * tile_step, half = tile % 2;
+  const Panel& panel = m.panels[tile / 2];
+
+  const long row_bytes = t.bytes / t.rows;
+  const uint8_t* rows[kTileN] = {};
+  for (long i = 0; i < kTileN; i++) {
+    long row = unit * kTileN + i;
+    if (row >= t.rows) break;
+    if (needs_rope_order(t.role)) row = rope_row(row, spec.head_dim, spec.ropes[layers[t.layer].rope]);
+    rows[i] = (const uint8_t*)t.data + row * row_bytes;
+  }
+  if (panel.dense()) {
+    char* tiles = panel.tiles() + half * kTileK * kTileN * element();
+    if (t.storage == kBF16 && kernels.bf16) return pack_bf16(rows, t.columns, m.k_tiles, tiles);
+    const long k = (long)m.k_tiles * kTileK;
+    for (long i = 0; i < kTileN; i++) {
+      float* out = floats.data() + i * k;
+      std::fill(out + (rows[i] ? t.columns : 0), out + k, 0.0f);
+      if (rows[i]) hr_dequantize(t.storage, rows[i], out, t.columns);
+    }
+    return kernels.pack(floats.data(), m.k_tiles, tiles);
+  }
+  const int kept = kept_storage(t.role, t.layer);
+  bool finite = true;
+  if (t.storage != kept) {
+    const long kept_bytes = t.columns / kStorage[kept].elements * kStorage[kept].bytes;  // of a row
+    for (long i = 0; i < kTileN; i++) {
+      if (!rows[i]) continue;
+      uint8_t* out = blocks.data() + i * kept_bytes;
+      finite &= hr_requantize(t.storage, rows[i], kept, HR_FIT, out, t.columns);
+      rows[i] = out;
+    }
+  }
+  return pack_strip(kept, rows, m.k_tiles, panel.strips[half].data) && finite;
+}
+
+void Model::set_vector(float* out, const hr_tensor& t) const {
+  std::vector<float> values(t.columns);
+  if (!hr_dequantize(t.storage, t.data, values.data(), t.columns))
+    throw Error(tensor_name(t) + " cannot be expanded from its storage type");
+  const bool bias = t.role == HR_Q_BIAS || t.role == HR_K_BIAS || t.role == HR_V_BIAS || t.role == HR_O_BIAS_;
+  const Rope& rope = spec.ropes[layers[t.layer].rope];
+  for (long i = 0; i < t.columns; i++) {
+    const float value = values[needs_rope_order(t.role) ? rope_row(i, spec.head_dim, rope) : i];
+    if (value - value != 0.0f) throw Error(tensor_name(t) + " has a value that is NaN or infinite");
     out[i] = value + (bias ? 0.0f : spec.norm_offset);
   }
 }

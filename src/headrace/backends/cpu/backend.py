@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from headrace.backends.cpu import library
 from headrace.backends.cpu.batch import Batch
@@ -17,6 +18,7 @@ from headrace.weights.spec import Activation, Checkpoint, DType, ModelSpec, Tens
 _DTYPES = {"float32": library.FLOAT32, "bfloat16": library.BFLOAT16}
 _STORAGE = {dtype: code for code, dtype in enumerate(DType)}
 _QUANTIZE = ("int8", "int4")
+_PROGRESS_STEPS = 50
 
 
 class CpuBackend:
@@ -209,29 +211,38 @@ def _spec_struct(spec: ModelSpec, storage: bytes) -> library.SpecStruct:
 
 
 def _set_tensors(native: int, checkpoint: Checkpoint, progress: Callable[[float], None] | None) -> None:
+    """In one call, beside which the interpreter is free; in several if somebody wants to see progress."""
     total = sum(tensor.nbytes for tensor in checkpoint.tensors.values()) or 1
-    error = library.ErrorText()
-    done = 0
+    batch: list[tuple[str, Tensor]] = []
+    done, waiting = 0, 0
     for name, tensor in checkpoint.tensors.items():
-        _set_tensor(native, name, tensor, error)
-        done += tensor.nbytes
-        if progress:
+        batch.append((name, tensor))
+        waiting += tensor.nbytes
+        if progress and waiting >= total / _PROGRESS_STEPS:
+            _set_batch(native, batch)
+            done, waiting, batch = done + waiting, 0, []
             progress(done / total)
+    _set_batch(native, batch)
+    if progress:
+        progress(1.0)
+    error = library.ErrorText()
     if library.library().hr_finish(native, *error.arguments):
         raise ModelFileError(f"{checkpoint.path}: {error}")
 
 
-def _set_tensor(native: int, name: str, tensor: Tensor, error: library.ErrorText) -> None:
-    place = _place(name)
-    if place is None:
-        raise ModelFileError(f"{name} is not a tensor of the specification")
-    rows, columns = tensor.shape if len(tensor.shape) == 2 else (1, *tensor.shape)
-    data = tensor.data
-    with library.address_of(data) as address:
-        failed = library.library().hr_set_tensor(
-            *(native, place[1], place[0], _STORAGE[tensor.dtype]),
-            *(address, data.nbytes, rows, columns),
-            *error.arguments,
-        )
+def _set_batch(native: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
+    error = library.ErrorText()
+    with contextlib.ExitStack() as addresses:
+        structs = (library.TensorStruct * len(tensors))()
+        for struct, (name, tensor) in zip(structs, tensors, strict=True):
+            place = _place(name)
+            if place is None:
+                raise ModelFileError(f"{name} is not a tensor of the specification")
+            struct.layer, struct.role = place
+            struct.storage = _STORAGE[tensor.dtype]
+            struct.data = addresses.enter_context(library.address_of(tensor.data))
+            struct.bytes = tensor.data.nbytes
+            struct.rows, struct.columns = tensor.shape if len(tensor.shape) == 2 else (1, *tensor.shape)
+        failed = library.library().hr_set_tensors(native, ctypes.addressof(structs), len(structs), *error.arguments)
     if failed:
         raise ModelFileError(str(error))

@@ -39,6 +39,16 @@ class SpecStruct(ctypes.Structure):
     )
 
 
+class TensorStruct(ctypes.Structure):
+    """``hr_tensor``."""
+
+    _fields_ = (
+        *((name, _I32) for name in ("role", "layer", "storage")),
+        ("data", _ADDRESS),
+        *((name, _I64) for name in ("bytes", "rows", "columns")),
+    )
+
+
 POST_NORMS, QK_NORM, QKV_BIAS, O_BIAS, GELU_TANH, TIED = (1 << bit for bit in range(6))
 FLOAT32, BFLOAT16 = 0, 1
 
@@ -75,7 +85,7 @@ _ERROR = (ctypes.c_char_p, _I32)
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "hr_create": (_ADDRESS, (ctypes.POINTER(SpecStruct), _I32, _I32, _I32, _I32, ctypes.c_char_p, *_ERROR)),
     "hr_destroy": (None, (_ADDRESS,)),
-    "hr_set_tensor": (_I32, (_ADDRESS, _I32, _I32, _I32, _ADDRESS, _I64, _I64, _I64, *_ERROR)),
+    "hr_set_tensors": (_I32, (_ADDRESS, _ADDRESS, _I32, *_ERROR)),
     "hr_finish": (_I32, (_ADDRESS, *_ERROR)),
     "hr_allocate_kv": (_I32, (_ADDRESS, _I64, *_ERROR)),
     "hr_step": (_I32, (_ADDRESS, _ADDRESS, _ADDRESS, *_ERROR)),
