@@ -72,7 +72,8 @@ HR_EXPORT int32_t hr_finish(hr_model* model, char* error, int32_t error_size);
 // Reserves address space for `blocks` KV blocks, once; memory is taken as blocks are first written.
 HR_EXPORT int32_t hr_allocate_kv(hr_model* model, int64_t blocks, char* error, int32_t error_size);
 
-enum { HR_WANT_NOTHING = -1, HR_WANT_GREEDY = -2 };
+// HR_WANT_EMBEDDING: the last token's hidden state after the final norm.
+enum { HR_WANT_NOTHING = -1, HR_WANT_GREEDY = -2, HR_WANT_EMBEDDING = -3 };
 
 // A run of consecutive tokens of one sequence (headrace.types.PlanRow). Indices point into the batch's arrays.
 typedef struct hr_row {
@@ -108,6 +109,7 @@ typedef struct hr_result {
   float* logprob;
   int32_t* top_ids;
   float* top_logprobs;
+  float* embeddings;  // hr_spec.hidden numbers for each row that wants them, in the rows' order
 } hr_result;
 
 // One step: copies, then all rows. Fails, with nothing computed, when an index is out of range.

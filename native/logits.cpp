@@ -1,4 +1,4 @@
-// The end of a step: logits of the rows that need them, and the choice of tokens.
+// The end of a step: hidden states and logits of the rows that need them, and the choice of tokens.
 #include <stdint.h>
 
 #include <algorithm>
@@ -7,6 +7,19 @@
 #include "step_gemm.h"
 
 namespace hr {
+
+// Needs no phase of its own: nothing else writes what it reads.
+void Step::embeddings(Walk& w) {
+  for (size_t i = w.thread; i < pooled_.size(); i += model_.team.threads()) {
+    const float* hidden = s_.residual + pooled_[i].token * s_.hidden_ld;
+    std::vector<float> normed(s_.hidden_ld);
+    k_.norm_add(hidden, model_.final_norm, spec_.hidden, spec_.norm_eps, normed.data());
+    bool finite = true;
+    for (int j = 0; j < spec_.hidden; j++) finite &= std::isfinite(normed[j]);
+    if (!finite) result_.row_status[pooled_[i].choice] = HR_SAMPLE_NOT_FINITE;
+    std::copy_n(normed.data(), spec_.hidden, result_.embeddings + i * spec_.hidden);
+  }
+}
 
 // Greedy rows keep a running arg-max and never write logits. The others are taken in passes of bounded memory; the
 // first pass has the greedy rows too.

@@ -54,7 +54,7 @@ void Step::check_row(const hr_row& row, int index) const {
   if ((long)row.num_blocks * kKvBlock < (long)row.start + row.num_tokens)
     throw Error(name + std::to_string(row.num_blocks) + " blocks do not cover its tokens");
   if (choices(index) < 1 || choices(index) > row.num_tokens) throw Error(name + "more choices than tokens, or none");
-  if (row.want < HR_WANT_GREEDY || (row.want >= 0 && row.want > batch_.num_samplings - choices(index)))
+  if (row.want < HR_WANT_EMBEDDING || (row.want >= 0 && row.want > batch_.num_samplings - choices(index)))
     throw Error(name + "bad sampling index");
   if (row.num_targets < 0 || row.num_targets > row.num_tokens) throw Error(name + "more targets than tokens");
   if (row.target_logprobs < 0 || row.target_logprobs > spec_.vocab) throw Error(name + "bad number of target logprobs");
@@ -114,6 +114,7 @@ void Step::plan_logits() {
       result_.row_token[choice] = -1;
       result_.row_status[choice] = HR_SAMPLE_OK;
       if (row.want == HR_WANT_GREEDY) greedy_.push_back({first + j, choice});
+      if (row.want == HR_WANT_EMBEDDING && j + 1 == choices(i)) pooled_.push_back({first + j, choice});
       if (row.want < 0) continue;
       const int sampling = row.want + j, tops = std::max(0, batch_.samplings[sampling].logprobs);
       entries_.push_back({first + j, sampling, -1, sampling, tops, offset});

@@ -42,6 +42,7 @@ void Step::walk(Walk& w) {
   copy_blocks(w);
   embed(w);
   for (int i = 0; i < spec_.layers; i++) layer(w, i);
+  embeddings(w);
   logits(w);
   k_.leave();
 }

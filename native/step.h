@@ -30,6 +30,12 @@ struct GreedyEntry {
   int choice;
 };
 
+// A token whose hidden state is wanted. `choice` indexes hr_result's row_ arrays.
+struct PooledEntry {
+  int token;  // in the batch
+  int choice;
+};
+
 // A row of logits that is written out: sampled from, or a target's logprob taken. `entry` indexes hr_result.
 struct LogitEntry {
   int token;   // in the batch
@@ -81,6 +87,7 @@ class Step {
   void merge_splits(long first_unit, int kv_head);
   void finish_tile(const AttentionState& state, const QueryTile& tile, int kv_head);
 
+  void embeddings(Walk& w);
   void logits(Walk& w);
   void logits_pass(Walk& w, long greedy, long first, long count);
   void choose_greedy(long i);
@@ -100,6 +107,7 @@ class Step {
   bool kv_phase_ = false;  // KV is written in a phase of its own, not by the one unit that reads it
   long slots_ = 0;
   std::vector<GreedyEntry> greedy_;
+  std::vector<PooledEntry> pooled_;
   std::vector<LogitEntry> entries_;
 };
 

@@ -97,6 +97,8 @@ class FakeBackend:
         if POISON in context:
             return RowResult(error="read a slot that was never written, or was freed")
         targets = tuple(logprob_of(context[: row.start + i + 1], t) for i, t in enumerate(row.targets))
+        if row.embed:
+            return RowResult(embedding=scores(context), target_logprobs=targets)
         if row.sampling is None:
             return RowResult(target_logprobs=targets)
         before = [_choice(context[: i - len(row.earlier)], sampling) for i, sampling in enumerate(row.earlier)]

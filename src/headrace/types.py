@@ -84,6 +84,8 @@ class Request:
 
     ``client`` is the fairness key (who asks); ``cache_salt`` keeps prefix-cache entries of different tenants apart;
     a lower ``priority`` runs earlier (vLLM's rule); ``arrival`` and ``deadline`` are seconds of ``time.monotonic()``.
+    ``embed`` asks for the prompt's embedding (the model's hidden state after its last token) instead of an answer;
+    ``sampling.max_tokens`` is 0 then.
     """
 
     id: str
@@ -95,6 +97,7 @@ class Request:
     client: str = ""
     cache_salt: str = ""
     deadline: float | None = None
+    embed: bool = False
 
 
 # --------------------------------------------------------------------------------------------- scheduler → backend
@@ -163,6 +166,7 @@ class PlanRow:
     that follows ``tokens[i]``, whose logprob is wanted, with ``target_logprobs`` alternatives.
     ``earlier``, with ``sampling``, asks for tokens after earlier ones too: its last says how to choose after
     ``tokens[-2]``, the one before after ``tokens[-3]``, and so on. That is how drafted tokens are checked.
+    ``embed``, without ``sampling``, asks for the embedding of all up to the last of ``tokens``.
     """
 
     sequence: int
@@ -173,6 +177,7 @@ class PlanRow:
     targets: Sequence[int] = ()
     target_logprobs: int = 0
     earlier: Sequence[RowSampling] = ()
+    embed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +228,8 @@ class RowResult:
     target_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
     earlier: tuple[RowResult, ...] = ()
+    embedding: Sequence[float] | None = None
+    """The hidden state of the row's last token after the final norm, not normalised to length 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +263,7 @@ class TokenEvent:
     cached_tokens: int | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     queue_time: float | None = None
+    embedding: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

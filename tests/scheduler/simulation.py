@@ -16,7 +16,7 @@ from headrace.scheduler.scheduler import Scheduler
 from headrace.scheduler.speculation import Speculation, SpeculationConfig
 from headrace.scheduler.state import SequenceState
 from headrace.types import FinishReason, Plan, Request, SamplingParams, TokenEvent
-from tests.fakes import VOCAB, FakeBackend, expected_text, logprob_of
+from tests.fakes import VOCAB, FakeBackend, expected_text, logprob_of, scores
 
 
 @dataclass
@@ -95,6 +95,7 @@ class World:
             if event.logprobs:
                 assert [entry.token for entry in event.logprobs] == list(event.tokens)
             self.check_logprobs(event, seen)
+            self.check_embedding(event)
             seen.finish, seen.error = event.finish, event.error
             seen.events += 1
 
@@ -106,6 +107,12 @@ class World:
             first = len(text) - len(event.tokens)
             want = tuple(logprob_of(text[:i], text[i]) for i in range(first, len(text)))
             assert event.logprobs == want
+
+    def check_embedding(self, event: TokenEvent) -> None:
+        """There is one at the end of a request for one, and nowhere else."""
+        request = self.requests[event.request_id]
+        whole = request.embed and event.finish is FinishReason.STOP
+        assert event.embedding == (scores(request.prompt) if whole else None)
 
     def check_plan(self, plan: Plan) -> None:
         assert plan.num_tokens <= self.config.max_num_batched_tokens
@@ -153,7 +160,7 @@ def random_request(rng: random.Random, name: str, arrival: float, max_total: int
         prompt[fresh:] = [rng.randrange(VOCAB) for _ in range(length - fresh)]
     if rng.random() < 0.3:
         prompt[16:] = [7] * len(prompt[16:])  # equal blocks after different ones
-    max_tokens = rng.randint(0, max_total - len(prompt))
+    max_tokens = rng.choice([0, *[rng.randint(0, max_total - len(prompt))] * 9])
     rare = rng.random
     params = SamplingParams(
         max_tokens=max_tokens,
@@ -173,16 +180,18 @@ def random_request(rng: random.Random, name: str, arrival: float, max_total: int
         logprobs=rng.choice([None, None, 2]),
         prompt_logprobs=0 if rare() < 0.15 else None,
     )
+    embed = not max_tokens and rare() < 0.5
     return Request(
         id=name,
         prompt=tuple(prompt),
         sampling=params,
         arrival=arrival,
-        n=rng.choice([1, 1, 1, 2, 3, 5]),
+        n=1 if embed else rng.choice([1, 1, 1, 2, 3, 5]),
         priority=rng.choice([0, 0, 0, -1, 3]),
         client=rng.choice(["", "a", "b"]),
         cache_salt=rng.choice(["", "", "salt"]),
         deadline=arrival + rng.randint(1, 60) if rare() < 0.1 else None,
+        embed=embed,
     )
 
 

@@ -35,10 +35,12 @@ def _check_length(request: Request, limits: Limits) -> None:
     length = len(request.prompt)
     if length == 0:
         raise InvalidRequest("prompt: is empty; at least one token is needed", "prompt")
-    if length >= limits.max_model_len:
+    room = limits.max_model_len - (0 if request.embed else 1)
+    if length > room:
+        answer = "" if request.embed else " with at least one for the answer"
         raise InvalidRequest(
-            f"prompt: has {length} tokens, and this model's context holds {limits.max_model_len} with at least one "
-            f"for the answer; shorten it by {length - limits.max_model_len + 1} or more",
+            f"prompt: has {length} tokens, and this model's context holds {limits.max_model_len}{answer}; "
+            f"shorten it by {length - room} or more",
             "prompt",
         )
     end = end_of(request, limits.max_model_len)
@@ -77,6 +79,8 @@ def check(request: Request, limits: Limits) -> None:
         raise InvalidRequest(f"n: is {request.n}, and must be at least 1", "n")
     if params.max_tokens < 0:
         raise InvalidRequest(f"max_tokens: is {params.max_tokens}, and must not be negative", "max_tokens")
+    if request.embed and (params.max_tokens or request.n > 1):
+        raise InvalidRequest("max_tokens: must be 0, and n 1, where the prompt's embedding is asked for", "max_tokens")
     if not 0 <= params.min_tokens <= params.max_tokens:
         raise InvalidRequest(
             f"min_tokens: is {params.min_tokens}, and must be between 0 and max_tokens ({params.max_tokens})",

@@ -221,7 +221,8 @@ class Planner:
             return None
         owner = sequence.owner
         self._roster.tally.prefill_tokens += end - start
-        chooses = end == len(sequence.tokens) and end < owner.end
+        whole = end == len(sequence.tokens)
+        chooses = whole and end < owner.end
         targets: Sequence[int] = ()
         if sequence.wants_prompt_logprobs:
             targets = owner.request.prompt[start + 1 : end + 1]
@@ -233,4 +234,5 @@ class Planner:
             sequence.rule.at(sequence.tokens) if chooses else None,
             targets,
             (owner.request.sampling.prompt_logprobs or 0) if targets else 0,
+            embed=whole and owner.request.embed,
         )

@@ -163,9 +163,13 @@ class Scheduler:
         finish, stop = None, None
         if tokens and tokens[-1] in owner.stops:
             finish, stop = FinishReason.STOP, tokens[-1]
+        elif owner.request.embed:
+            finish = FinishReason.STOP
         elif len(sequence.tokens) >= owner.end:
             finish = FinishReason.LENGTH
-        events.append(TokenEvent(owner.request.id, sequence.index, tokens, logprobs, finish, stop))
+        events.append(
+            TokenEvent(owner.request.id, sequence.index, tokens, logprobs, finish, stop, embedding=answer.embedding)
+        )
         self._note_token(sequence, events, now)
         if finish is not None:
             self._roster.finish(owner, sequence.index, finish, now)
@@ -221,6 +225,11 @@ def _outcome(
     if answer.error is not None:
         return _NOTHING, (), answer.error
     token, logprobs = answer.token, answer.logprobs
-    if row.earlier or (token is None) != (row.sampling is None) or len(answer.target_logprobs) != len(row.targets):
+    if (
+        row.earlier
+        or (token is None) != (row.sampling is None)
+        or len(answer.target_logprobs) != len(row.targets)
+        or (answer.embedding is None) == row.embed
+    ):
         return _NOTHING, (), _MISFIT
     return _NOTHING if token is None else (token,), () if logprobs is None else (logprobs,), None

@@ -29,7 +29,7 @@ class CpuBackend:
         self._vocab_size = spec.vocab_size
         self._library = library.library()
         self._error = library.ErrorText()
-        self._batch = Batch(spec.vocab_size)
+        self._batch = Batch(spec.vocab_size, spec.hidden_size)
         self._step_arguments = (ctypes.addressof(self._batch.batch), ctypes.addressof(self._batch.result))
 
     @property

@@ -11,7 +11,14 @@ import struct
 from array import array
 from dataclasses import replace
 
-from headrace.backends.cpu.library import WANT_GREEDY, WANT_NOTHING, BatchStruct, ResultStruct, sampling_error
+from headrace.backends.cpu.library import (
+    WANT_EMBEDDING,
+    WANT_GREEDY,
+    WANT_NOTHING,
+    BatchStruct,
+    ResultStruct,
+    sampling_error,
+)
 from headrace.types import GREEDY, Plan, PlanRow, RowResult, RowSampling, StepResult, TokenLogprobs
 
 _SAMPLING = struct.Struct("@6d2Q2iP2i2P2iP")
@@ -25,10 +32,11 @@ _KEPT_RESULTS = 8192
 class Batch:
     """The buffers of one model's steps. `fill` then the native call then `results`."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
         self.batch = BatchStruct()
         self.result = ResultStruct()
         self._vocab_size = vocab_size
+        self._hidden_size = hidden_size
         self._rows = array("i")
         self._tokens = array("i")
         self._blocks = array("i")
@@ -40,6 +48,8 @@ class Batch:
         self._integers = array("i")
         self._floats = array("f")
         self._tops = 0
+        self._embeddings = array("f")
+        self._embedded = 0
         self._plain: dict[int, RowResult] = {}
 
     def fill(self, plan: Plan) -> None:
@@ -49,11 +59,12 @@ class Batch:
         self._samplings.clear()
         self._kept.clear()
         self._tops = 0
-        samplings, drafted = 0, False
+        samplings, drafted, self._embedded = 0, False, 0
         for row in plan.rows:
             sampling = row.sampling
             if sampling is None:
-                want = WANT_NOTHING
+                want = WANT_EMBEDDING if row.embed else WANT_NOTHING
+                self._embedded += row.embed
             elif row.earlier:
                 want = WANT_GREEDY if _is_plain(row) else samplings
                 drafted = True
@@ -116,6 +127,8 @@ class Batch:
             self._integers = array("i", bytes(8 * integers))
         if len(self._floats) < floats:
             self._floats = array("f", bytes(8 * floats))
+        if len(self._embeddings) < self._embedded * self._hidden_size:
+            self._embeddings = array("f", bytes(4 * self._embedded * self._hidden_size))
         b = self.batch
         b.rows = self._rows.buffer_info()[0]
         b.tokens = self._tokens.buffer_info()[0]
@@ -134,14 +147,19 @@ class Batch:
         r.top_ids = at + 16 * entries
         at = self._floats.buffer_info()[0]
         r.logprob, r.top_logprobs = at, at + 4 * entries
+        r.embeddings = self._embeddings.buffer_info()[0]
 
     def results(self, plan: Plan) -> StepResult:
         """What the native call wrote, one result for each row of the plan that was filled in."""
+        results = self._results(plan)
+        return StepResult(self._with_embeddings(plan, results) if self._embedded else results)
+
+    def _results(self, plan: Plan) -> list[RowResult]:
         n = sum(self._choices) or len(plan.rows)
         samplings = self.batch.num_samplings
         if not samplings and not self._targets and not self._choices:
             plain = zip(plan.rows, self._integers[:n], self._integers[n : 2 * n], strict=True)
-            return StepResult([self._plain_result(row, token, status) for row, token, status in plain])
+            return [self._plain_result(row, token, status) for row, token, status in plain]
         reader = _EntryReader(self._integers[2 * n :], self._floats, samplings + len(self._targets))
         tokens = zip(self._integers[:n], self._integers[n : 2 * n], strict=True)
         results: list[RowResult] = []
@@ -150,7 +168,18 @@ class Batch:
             if row.sampling is not None and not _is_plain(row):
                 found = [reader.next(sampling.logprobs) for sampling in (*row.earlier, row.sampling)]
             results.append(replace(found[-1], earlier=tuple(found[:-1])) if row.earlier else found[-1])
-        return StepResult([reader.with_targets(row, result) for row, result in zip(plan.rows, results, strict=True)])
+        return [reader.with_targets(row, result) for row, result in zip(plan.rows, results, strict=True)]
+
+    def _with_embeddings(self, plan: Plan, results: list[RowResult]) -> list[RowResult]:
+        size, begin, choice = self._hidden_size, 0, sum(self._choices) or len(plan.rows)  # statuses follow the tokens
+        for i, row in enumerate(plan.rows):
+            choice += 1 + len(row.earlier)
+            if row.embed:
+                status = self._integers[choice - 1]
+                error = sampling_error(status) if status else None
+                results[i] = RowResult(embedding=self._embeddings[begin : begin + size], error=error)
+                begin += size
+        return results
 
     def _plain_result(self, row: PlanRow, token: int, status: int) -> RowResult:
         if row.sampling is None:

@@ -58,7 +58,7 @@ ROLES = (
 )
 """Tensor names without their layer; a role is an index."""
 
-WANT_NOTHING, WANT_GREEDY = -1, -2
+WANT_NOTHING, WANT_GREEDY, WANT_EMBEDDING = -1, -2, -3
 
 
 class BatchStruct(ctypes.Structure):
@@ -77,7 +77,7 @@ class ResultStruct(ctypes.Structure):
 
     _fields_ = (
         *((name, _ADDRESS) for name in ("row_token", "row_status", "token", "status", "rank", "top_count")),
-        *((name, _ADDRESS) for name in ("logprob", "top_ids", "top_logprobs")),
+        *((name, _ADDRESS) for name in ("logprob", "top_ids", "top_logprobs", "embeddings")),
     )
 
 

@@ -115,10 +115,18 @@ class ReferenceBackend:
             if i >= first:
                 chosen.append(self._choose(hidden, samplings[i - first]))
         last = chosen.pop() if chosen else RowResult()
+        if row.embed and error is None:
+            return self._embedding(hidden)
         error = error or last.error
         if error is not None:
             return RowResult(error=error, earlier=tuple(chosen))
         return RowResult(last.token, last.logprobs, tuple(targets), earlier=tuple(chosen))
+
+    def _embedding(self, hidden: Floats) -> RowResult:
+        state = self._decoder.final(hidden)
+        if not np.isfinite(state).all():
+            return RowResult(error="NaN or infinite numbers in the hidden state")
+        return RowResult(embedding=state.tolist())
 
     def _choose(self, hidden: Floats, sampling: RowSampling) -> RowResult:
         try:

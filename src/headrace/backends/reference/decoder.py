@@ -80,10 +80,14 @@ class Decoder:
             x = x + self._feed_forward(layer, x)
         return x
 
+    def final(self, hidden: Floats) -> Floats:
+        """The state after the final norm, of which logits are made, from a last layer's output."""
+        return rms_norm(hidden, self.tensors["norm"], self.spec)
+
     def logits(self, hidden: Floats) -> Floats:
         """Logits [vocab] from a last layer's output."""
         head = self.tensors["embedding" if self.spec.tied_embeddings else "lm_head"]
-        z: Floats = head @ rms_norm(hidden, self.tensors["norm"], self.spec)
+        z: Floats = head @ self.final(hidden)
         if self.spec.logit_softcap is not None:
             cap = np.float32(self.spec.logit_softcap)
             z = cap * np.tanh(z / cap)
