@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from headrace.api import App, Models, Served, ServerSettings, host
 from headrace.errors import EngineDead, HeadraceError, InvalidRequest, QueueFull
 from headrace.metrics import Recorder
+from headrace.stats import EngineStats, Health
 from headrace.text.output import OutputText
 from headrace.text.tokenizer import Tokenizer
-from headrace.types import EngineStats, FinishReason, Health, Request, SamplingParams, TokenEvent, TokenLogprobs
+from headrace.types import FinishReason, Request, SamplingParams, TokenEvent, TokenLogprobs
 from headrace.wire.calls import Conversation
 from headrace.wire.limits import Limits
 

@@ -8,7 +8,7 @@ import pytest
 from headrace.api import ServerSettings
 from headrace.api.lifecycle import Phase
 from headrace.metrics import CONTENT_TYPE
-from headrace.types import Health
+from headrace.stats import Health
 from tests.api.conftest import Start
 from tests.api.fakes import FakeEngine, wait_until
 from tests.api.raw import connect, exchange, get, post

@@ -13,16 +13,8 @@ from headrace.kvcache.cache import KVCache
 from headrace.scheduler.config import SchedulerConfig
 from headrace.scheduler.sampling import derive_seed
 from headrace.scheduler.scheduler import Scheduler
-from headrace.types import (
-    EngineStats,
-    Plan,
-    Request,
-    RequestStats,
-    SamplingParams,
-    StepResult,
-    StepStats,
-    TokenEvent,
-)
+from headrace.stats import EngineStats, RequestStats, StepStats
+from headrace.types import Plan, Request, SamplingParams, StepResult, TokenEvent
 from tests.fakes import FakeBackend, expected_text
 
 PATIENCE = 20.0

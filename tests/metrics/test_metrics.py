@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from headrace.metrics import Exposition, Recorder
 from headrace.metrics.catalogue import ALIASES, Kind, catalogue
 from headrace.metrics.recorder import Histogram
-from headrace.types import EngineStats, FinishReason, RequestStats, StepStats
+from headrace.stats import EngineStats, RequestStats, StepStats
+from headrace.types import FinishReason
 
 STATS = EngineStats(
     running=3, waiting=2, kv_blocks=100, kv_blocks_used=25, kv_blocks_cached=10, kv_slots_wasted=40,

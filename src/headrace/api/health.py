@@ -9,7 +9,7 @@ from headrace.api.hosting import Models
 from headrace.api.lifecycle import Lifecycle
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
 from headrace.metrics import CONTENT_TYPE, Exposition
-from headrace.types import Health
+from headrace.stats import Health
 
 
 class HealthRoutes:

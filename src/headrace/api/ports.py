@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 
+from headrace.stats import EngineStats, Health
 from headrace.text.output import OutputDelta
-from headrace.types import EngineStats, FinishReason, Health, Request, SamplingParams, TokenEvent
+from headrace.types import FinishReason, Request, SamplingParams, TokenEvent
 from headrace.wire.calls import Conversation
 
 Scope = MutableMapping[str, Any]

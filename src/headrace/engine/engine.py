@@ -15,7 +15,8 @@ from headrace.errors import Draining, EngineDead, EngineError, InvalidRequest, Q
 from headrace.kvcache.integrity import problems
 from headrace.scheduler.admission import Limits, check
 from headrace.scheduler.scheduler import Scheduler
-from headrace.types import BLOCK_SIZE, EngineStats, FinishReason, Health, Plan, Request, TokenEvent
+from headrace.stats import EngineStats, Health
+from headrace.types import BLOCK_SIZE, FinishReason, Plan, Request, TokenEvent
 
 Listener = Callable[[list[TokenEvent]], None]
 """Called once per step with all its events, on the engine's thread: it must hand them over and return."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from headrace.types import RequestStats, StepStats
+from headrace.stats import RequestStats, StepStats
 
 
 class Recorder(Protocol):

@@ -8,7 +8,8 @@ from collections import deque
 from headrace.engine.recorder import Recorder
 from headrace.scheduler.scheduler import Scheduler
 from headrace.scheduler.tally import Tally
-from headrace.types import EngineStats, Plan, StepStats
+from headrace.stats import EngineStats, StepStats
+from headrace.types import Plan
 
 _log = logging.getLogger(__name__)
 

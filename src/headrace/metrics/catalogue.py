@@ -12,7 +12,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from headrace.types import EngineStats
+from headrace.stats import EngineStats
 
 
 class Kind(enum.Enum):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from headrace.metrics.catalogue import ALIASES, RETIRED_GAUGES, Kind, Metric
 from headrace.metrics.recorder import Histogram, Recorder
-from headrace.types import BLOCK_SIZE, EngineStats
+from headrace.stats import EngineStats
+from headrace.types import BLOCK_SIZE
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from headrace.metrics.catalogue import DRAFT_POSITIONS, Kind, catalogue
-from headrace.types import RequestStats, StepStats
+from headrace.stats import RequestStats, StepStats
 
 HTTP_DURATION = (0.1, 0.5, 1.0)
 HTTP_DURATION_FINE = (

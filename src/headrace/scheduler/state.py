@@ -8,7 +8,8 @@ from headrace.kvcache.cache import Lease
 from headrace.kvcache.prefix import BlockKeys
 from headrace.scheduler.admission import end_of
 from headrace.scheduler.sampling import SamplingRule, derive_seed, stop_token_ids
-from headrace.types import FinishReason, Request, RequestStats, TokenLogprobs
+from headrace.stats import RequestStats
+from headrace.types import FinishReason, Request, TokenLogprobs
 
 
 class RequestState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from headrace.types import RequestStats
+from headrace.stats import RequestStats
 
 
 @dataclass(slots=True)
