@@ -8,15 +8,18 @@ HeadraceError
 │   ├── RouteNotFound            404
 │   ├── MethodNotAllowed         405
 │   ├── RequestTimeout           408
+│   ├── Conflict                 409  something else is doing it already
 │   ├── PayloadTooLarge          413
 │   ├── UnsupportedMediaType     415
 │   └── Unsupported              400  a field or feature that is not honoured, refused by name
 ├── OverloadError                try again later; carries ``retry_after`` seconds
 │   ├── QueueFull                429
+│   ├── ModelBusy                503  the model is not in memory, and was not there in time
 │   ├── Draining                 503
 │   └── DeadlineExceeded         504
 ├── EngineError                  500  the server's fault
-│   └── EngineDead               503  the step loop has stopped
+│   ├── EngineDead               503  the step loop has stopped
+│   └── ModelFailed              503  the model is not in memory and cannot be brought there
 ├── ModelError                   a model cannot be loaded (start-up, never a request)
 │   ├── ModelFileError           a file is malformed, truncated or lies about its contents
 │   ├── UnsupportedModel         a well-formed model that headrace does not serve
@@ -82,6 +85,12 @@ class RequestTimeout(RequestError):
     status = 408
 
 
+class Conflict(RequestError):
+    """Something that excludes this request is going on."""
+
+    status = 409
+
+
 class PayloadTooLarge(RequestError):
     """The body is larger than the limit."""
 
@@ -110,6 +119,10 @@ class QueueFull(OverloadError):
     status = 429
 
 
+class ModelBusy(OverloadError):
+    """The model was not in memory in time; it may be later."""
+
+
 class Draining(OverloadError):
     """The server is shutting down and takes no new work."""
 
@@ -126,6 +139,12 @@ class EngineError(HeadraceError):
 
 class EngineDead(EngineError):
     """The step loop has stopped."""
+
+    status = 503
+
+
+class ModelFailed(EngineError):
+    """The model is not in memory and cannot be brought there."""
 
     status = 503
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from headrace.api import App, Models, Served, ServerSettings, host
+from headrace.api import App, Models, Served, ServerSettings, constant, host
 from headrace.errors import EngineDead, HeadraceError, InvalidRequest, QueueFull
 from headrace.metrics import Recorder
 from headrace.stats import EngineStats, Health
@@ -176,7 +176,7 @@ def served(**changes: object) -> Served:
 
 def app_of(engine: FakeEngine, settings: ServerSettings | None = None, **changes: object) -> App:
     settings, recorder = settings or ServerSettings(), Recorder("tiny", 512)
-    return App(Models([host(engine, served(**changes), recorder, settings)], settings), recorder, settings)
+    return App(Models([constant(host(engine, served(**changes), recorder, settings))], settings), recorder, settings)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

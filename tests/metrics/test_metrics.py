@@ -19,7 +19,7 @@ COMMON = {"model_name": "m", "engine": "0"}
 
 
 def samples(recorder: Recorder, stats: EngineStats = STATS) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    text = Exposition(recorder).render(stats).decode()
+    text = Exposition(recorder).render([(recorder, stats)]).decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -121,7 +121,8 @@ def test_every_series_exists_from_the_start() -> None:
 
 
 def test_the_exposition_is_the_older_text_format() -> None:
-    text = Exposition(Recorder("m", 8192)).render(STATS).decode()
+    recorder = Recorder("m", 8192)
+    text = Exposition(recorder).render([(recorder, STATS)]).decode()
     assert "# EOF" not in text
     assert "# TYPE vllm:prompt_tokens_total counter" in text
     for line in text.splitlines():

@@ -2,14 +2,15 @@
 
 A composition root does::
 
-    app = App(Models([host(engine, served, recorder, settings)], settings), recorder, settings)
+    app = App(Models([constant(host(engine, served, recorder, settings))], settings), recorder, settings)
     serve(app, listen(host, port))
 
 `headrace.api.server` is imported apart from this, because it brings uvicorn with it.
 """
 
 from headrace.api.app import App
-from headrace.api.hosting import Models, host
+from headrace.api.hosting import Models
 from headrace.api.settings import Served, ServerSettings
+from headrace.api.versions import Loaded, Model, Version, constant, host
 
-__all__ = ["App", "Models", "Served", "ServerSettings", "host"]
+__all__ = ["App", "Loaded", "Model", "Models", "Served", "ServerSettings", "Version", "constant", "host"]

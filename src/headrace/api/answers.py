@@ -47,7 +47,7 @@ class Answerer:
         except ClientGone:
             return
         deadline = None if settings.request_timeout is None else arrival + settings.request_timeout
-        async with self._models.lease(self._dialect.model(body), deadline) as hosted:
+        async with self._models.lease(self._dialect.model(body), deadline, receive) as hosted:
             with self._models.preparing():
                 reply = await self._prepare(hosted.served, body, scope, arrival)
             await self._answer(hosted.desk, reply, scope, receive, send)

@@ -8,8 +8,8 @@ from headrace.api.exchange import respond, respond_json
 from headrace.api.hosting import Models
 from headrace.api.lifecycle import Lifecycle
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
-from headrace.metrics import CONTENT_TYPE, Exposition
-from headrace.stats import Health
+from headrace.metrics import CONTENT_TYPE, Exposition, Recorder
+from headrace.stats import EngineStats, Health
 
 
 class HealthRoutes:
@@ -55,12 +55,16 @@ class HealthRoutes:
         await respond_json(send, document, 200 if good else 503, [(b"cache-control", b"no-store")])
 
 
+def _numbers(models: Models) -> list[tuple[Recorder, EngineStats]]:
+    return [(recorder, EngineStats() if each is None else each.engine.stats()) for recorder, each in models.recorders]
+
+
 def metrics_route(models: Models, exposition: Exposition) -> ASGIApp:
     """``/metrics`` in Prometheus' text format."""
 
     async def metrics(scope: Scope, receive: Receive, send: Send) -> None:
         # On a thread: 4 ms of work, the first time 50, that no stream should wait for.
-        body = await asyncio.to_thread(exposition.render, models.loaded[0].engine.stats())
+        body = await asyncio.to_thread(exposition.render, _numbers(models))
         await respond(send, 200, body, [(b"content-type", CONTENT_TYPE.encode())])
 
     return metrics

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
-from headrace.api.desk import Desk
-from headrace.api.ports import EnginePort
-from headrace.api.settings import PLACEHOLDER_NAMES, Served, ServerSettings
-from headrace.errors import HeadraceError, ModelNotFound, QueueFull
+from headrace.api.ports import Receive
+from headrace.api.residents import Residents, Seat, on_thread
+from headrace.api.settings import PLACEHOLDER_NAMES, ServerSettings
+from headrace.api.versions import Hosted, Model
+from headrace.errors import Conflict, HeadraceError, ModelFailed, ModelNotFound, QueueFull
 from headrace.metrics import Recorder
-from headrace.wire.sampling import usable_defaults
+from headrace.residency import Residency, Resident, State
 
-log = logging.getLogger("headrace.api")
+log = logging.getLogger("headrace.models")
+UNLIMITED = 1 << 62
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Hosted:
-    """A model that is in memory: everything that a call needs of it."""
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One model: the version that calls get."""
 
-    served: Served
-    engine: EnginePort
-    desk: Desk
-    recorder: Recorder
+    model: Model
+    seat: Seat
+    versions: int = 1
+    reloading: bool = False
+
+    @property
+    def name(self) -> str:
+        """The model's own name."""
+        return self.model.names[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name that requests may call a model by. ``root`` is the model's own; ``max_model_len`` is None while the
-    model has never been in memory."""
+    """One name that requests may call a model by. ``root`` is the model's own; ``max_model_len`` is None while nobody
+    knows it."""
 
     name: str
     root: str
@@ -39,77 +47,114 @@ class Entry:
     max_model_len: int | None
 
 
-def host(engine: EnginePort, served: Served, recorder: Recorder, settings: ServerSettings) -> Hosted:
-    """A model with a desk of its own, ready for `Models`."""
-    usable = usable_defaults(served.sampling_defaults)
-    for name in served.sampling_defaults.keys() - usable.keys():
-        log.warning("%s: the model's default for %s is not one that a request could have", served.names[0], name)
-    return Hosted(replace(served, sampling_defaults=usable), engine, Desk(engine, recorder, settings), recorder)
-
-
 class Lease:
     """``async with lease as hosted``: as long as it is held, the model stays in memory."""
 
-    __slots__ = ("_hosted", "_models")
+    __slots__ = ("_deadline", "_receive", "_residents", "_seat", "_slot")
 
-    def __init__(self, models: Models, hosted: Hosted) -> None:
-        self._models = models
-        self._hosted = hosted
+    def __init__(self, residents: Residents, slot: Slot, deadline: float | None, receive: Receive | None) -> None:
+        self._residents = residents
+        self._slot = slot
+        self._deadline = deadline
+        self._receive = receive
 
     async def __aenter__(self) -> Hosted:
         """Wait until the model is there, if it is not."""
-        self._models.leases += 1
-        return self._hosted
+        seat = self._slot.seat
+        if seat.resident.state is State.READY:
+            self._residents.enter(seat)
+        else:
+            seat = await self._residents.wait(seat, self._deadline, self._receive)
+        self._seat = seat
+        if seat.loaded is None:
+            raise ModelFailed(f"The model `{self._slot.name}` is not in memory.")
+        return seat.loaded.hosted
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """The call is over."""
-        self._models.leases -= 1
+        self._residents.leave(self._seat)
 
 
 class Models:
-    """Every model of one server. The first one answers calls that name none. Lives on the event loop."""
+    """Every model of one server. The first one answers calls that name none. Lives on the event loop.
 
-    def __init__(self, hosted: Sequence[Hosted], settings: ServerSettings) -> None:
-        self._hosted = tuple(hosted)
-        self._by_name = {name: each for each in hosted for name in each.served.names}
+    ``budget`` is in bytes; None sets no limit.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        settings: ServerSettings,
+        budget: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
+        self.budget = budget
+        self._residents = Residents(Residency(UNLIMITED if budget is None else budget), settings.max_waiting, clock)
+        self.slots = tuple(self._slot(model) for model in models)
+        self._by_name = {name: slot for slot in self.slots for name in slot.model.names}
         self._preparing = 0
-        self.leases = 0
-        """Calls that hold a model."""
+
+    def _slot(self, model: Model) -> Slot:
+        resident = Resident(model.names[0], model.version.bytes, model.pinned, model.keep_alive)
+        seat = Seat(model.version, resident, model.recorder, model.loaded)
+        self._residents.add(seat)
+        return Slot(model, seat)
+
+    # ------------------------------------------------------------------------------------------ what there is
 
     @property
     def open(self) -> int:
-        """Calls that are not answered yet, those in preparation included."""
-        return self.leases + self._preparing
+        """Calls that are not answered yet, those in preparation and those that wait for a model included."""
+        return self._residents.users + self._residents.waiting + self._preparing
 
     @property
     def loaded(self) -> Sequence[Hosted]:
-        """The models that are in memory."""
-        return self._hosted
+        """What is in memory, old versions that still have users included."""
+        return [seat.loaded.hosted for seat in self._residents.seats if seat.loaded is not None]
+
+    @property
+    def recorders(self) -> Sequence[tuple[Recorder, Hosted | None]]:
+        """What counts for each model, and the model if it is in memory."""
+        return [
+            (slot.model.recorder, None if slot.seat.loaded is None else slot.seat.loaded.hosted) for slot in self.slots
+        ]
 
     @property
     def entries(self) -> Sequence[Entry]:
         """Every name, in memory or not."""
         return [
-            Entry(name, each.served.names[0], each.served.created, each.served.limits.max_model_len)
-            for each in self._hosted
-            for name in each.served.names
+            Entry(name, slot.name, slot.model.created, slot.seat.version.max_model_len)
+            for slot in self.slots
+            for name in slot.model.names
         ]
 
-    def lease(self, asked: str | None, deadline: float | None = None) -> Lease:
-        """The model that a call asks for; waits for one that is being loaded until ``deadline`` (monotonic seconds).
+    def find(self, asked: str | None) -> Slot:
+        """The model that is called ``asked``; the first one if that is None or a name that clients make up.
 
         Raises:
             ModelNotFound: no model of that name is served.
         """
         if asked is None or asked in PLACEHOLDER_NAMES:
-            return Lease(self, self._hosted[0])
+            return self.slots[0]
         found = self._by_name.get(asked)
         if found is None:
             raise ModelNotFound(f"The model `{asked}` does not exist.", "model")
-        return Lease(self, found)
+        return found
+
+    # --------------------------------------------------------------------------------------------- for calls
+
+    def lease(self, asked: str | None, deadline: float | None = None, receive: Receive | None = None) -> Lease:
+        """The model that a call asks for. One that is not in memory is waited for until ``deadline`` (monotonic
+        seconds), or until ``receive``, whose body has been read, says that the client has gone.
+
+        Raises:
+            ModelNotFound: no model of that name is served.
+            ModelBusy, ModelFailed, ClientGone: when the lease is entered (see `Residents.wait`).
+        """
+        return Lease(self._residents, self.find(asked), deadline, receive)
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -127,17 +172,83 @@ class Models:
         finally:
             self._preparing -= 1
 
+    # ----------------------------------------------------------------------------------- for whoever looks after
+
+    async def load(self, name: str | None) -> None:
+        """Bring a model into memory, or find it there.
+
+        Raises:
+            ModelNotFound, ModelBusy, ModelFailed.
+        """
+        self.find(name).seat.failure = None
+        async with self.lease(name):
+            pass
+
+    def unload(self, name: str | None) -> None:
+        """Take a model out of memory as soon as no call uses it, pinned or not. The next call brings it back."""
+        self._residents.books.retire(self.find(name).seat.resident)
+        self._residents.advance()
+
+    def keep_alive(self, name: str | None, seconds: float | None) -> None:
+        """How long a model stays after its last use, from now on; None for as long as there is room."""
+        self.find(name).seat.resident.keep_alive = seconds
+        self._residents.advance()
+
+    async def reload(self, name: str | None) -> None:
+        """Look at the model's files again and serve what they are now. Calls go on with the old version until the new
+        one is in memory; then the name is the new one's, and the old one leaves with its last call. Only if there is
+        no room for both does the old one leave first, and calls wait for the new one.
+
+        Raises:
+            Conflict: it is being reloaded already.
+            ModelFailed, HeadraceError: the new version cannot be used; the old one goes on.
+        """
+        slot = self.find(name)
+        if slot.reloading:
+            raise Conflict(f"The model `{slot.name}` is being reloaded already.")
+        slot.reloading = True
+        try:
+            version = await on_thread(slot.model.look)
+            old, was = slot.seat, slot.seat.resident
+            resident = Resident(f"{slot.name}#{slot.versions}", version.bytes, was.pinned, was.keep_alive)
+            seat = Seat(version, resident, slot.model.recorder, load_seconds=old.load_seconds)
+            slot.versions += 1
+            self._residents.add(seat)
+            if was.state is not State.ABSENT:
+                await self._bring(old, seat)
+            slot.seat = seat
+            self._residents.retire(old, seat)
+            log.info("%s: a new version is in use", slot.name)
+        finally:
+            slot.reloading = False
+
+    async def _bring(self, old: Seat, seat: Seat) -> None:
+        """Load a version beside the old one; a pinned one may have to go first."""
+        pinned, books = old.resident.pinned, self._residents.books
+        try:
+            old.resident.pinned = pinned and books.fits(seat.resident)
+            self._residents.leave(await self._residents.wait(seat))
+        except BaseException:
+            old.resident.pinned = pinned
+            seat.retired = True
+            if seat.resident.state is State.ABSENT:
+                self._residents.forget(seat)
+            raise
+
+    # ----------------------------------------------------------------------------------- the life of a server
+
     def start(self) -> None:
         """Start the engines; must be called on the event loop."""
-        for each in self._hosted:
-            each.desk.start()
+        self._residents.start()
 
     def stop(self) -> None:
-        """Stop looking after replies. Engines are their owners' to stop."""
-        for each in self._hosted:
-            each.desk.stop()
+        """Look after nothing any more. What is in memory is for `close`."""
+        self._residents.stop()
 
     def shut(self, error: HeadraceError) -> None:
         """Every open call ends with ``error``, and so does every later one."""
-        for each in self._hosted:
-            each.desk.shut(error)
+        self._residents.shut(error)
+
+    def close(self) -> None:
+        """Stop all engines and give all memory back, after the event loop has ended."""
+        self._residents.close()

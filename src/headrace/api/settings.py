@@ -48,6 +48,8 @@ class ServerSettings:
     """A million token ids as JSON; parsing that holds the event loop for some 100 ms, and no longer."""
     max_preparing: int = 256
     """Calls that may read their body and be tokenised at once."""
+    max_waiting: int = 1024
+    """Calls that may wait for models to be loaded."""
     max_stream_buffer: int = 1 << 20
     """Bytes that wait for one slow reader before its stream is ended."""
     stall_timeout: float = 30.0

@@ -75,7 +75,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _app(config: Config, assembly: Assembly) -> App:
-    from headrace.api import App, Models, Served, host
+    from headrace.api import App, Models, Served, constant, host
     from headrace.api import ServerSettings as ApiSettings
     from headrace.wire.limits import Limits
 
@@ -92,7 +92,8 @@ def _app(config: Config, assembly: Assembly) -> App:
         request_timeout=settings.request_timeout or None,
         grace_period=settings.grace_period,
     )
-    return App(Models([host(assembly.engine, served, assembly.recorder, http)], http), assembly.recorder, http)
+    model = constant(host(assembly.engine, served, assembly.recorder, http))
+    return App(Models([model], http), assembly.recorder, http)
 
 
 def _names(typed: str | None, name: str) -> tuple[str, ...]:

@@ -109,6 +109,11 @@ _COUNTS = (
     Metric("vllm:spec_decode_num_accepted_tokens", _C, "Drafted tokens that the model chose too."),
     Metric("vllm:spec_decode_num_accepted_tokens_per_pos", _C, "Accepted tokens by place in the draft.", "position",
            DRAFT_POSITIONS),
+    Metric("headrace:model_loads", _C, "Times that the model came into memory after the start."),
+    Metric("headrace:model_unloads", _C, "Times that the model left memory."),
+    Metric("headrace:model_load_failures", _C, "Times that the model could not be loaded."),
+    Metric("headrace:model_loaded", _G, "1 if the model is in memory."),
+    Metric("headrace:model_load_seconds", _G, "How long loading the model took the last time."),
     Metric("headrace:client_disconnects", _C, "Calls whose client went away before the end."),
     Metric("headrace:slow_readers", _C, "Streams closed because their reader stalled."),
 )  # fmt: skip

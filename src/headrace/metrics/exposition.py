@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from headrace.metrics.catalogue import ALIASES, RETIRED_GAUGES, Kind, Metric
@@ -27,11 +27,12 @@ class Exposition:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._lock = threading.Lock()
-        self._stats = EngineStats()
+        self._models: Sequence[tuple[Recorder, EngineStats]] = ()
         self._registry: CollectorRegistry | None = None
 
-    def render(self, stats: EngineStats) -> bytes:
-        """The whole exposition, with the gauges as ``stats`` has them. May be called on any thread."""
+    def render(self, models: Sequence[tuple[Recorder, EngineStats]]) -> bytes:
+        """The whole exposition: what was counted for each model, and its engine in numbers. May be called on any
+        thread."""
         from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
         from prometheus_client.exposition import generate_latest
 
@@ -41,7 +42,7 @@ class Exposition:
                 self._registry.register(self)
                 ProcessCollector(registry=self._registry)
                 GCCollector(registry=self._registry)
-            self._stats = stats
+            self._models = models
             return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Family]:
@@ -60,37 +61,39 @@ class Exposition:
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         labels = ["model_name", "engine", *([metric.label] if metric.label else [])]
-        common = [self._recorder.model_name, ENGINE]
         if metric.kind is Kind.HISTOGRAM:
             histogram = HistogramMetricFamily(name, metric.help, labels=labels)
-            _add(histogram, common, self._recorder.histograms[metric.name])
+            for recorder, _ in self._models:
+                _add(histogram, [recorder.model_name, ENGINE], recorder.histograms[metric.name])
             return histogram
         family = (CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily)(
             name, metric.help, labels=labels
         )
-        for value in metric.values or ("",):
-            family.add_metric([*common, *([value] if metric.label else [])], self._value(metric, value))
+        for recorder, stats in self._models:
+            for value in metric.values or ("",):
+                own = [value] if metric.label else []
+                family.add_metric([recorder.model_name, ENGINE, *own], _value(metric, value, recorder, stats))
         return family
-
-    def _value(self, metric: Metric, value: str) -> float:
-        read = metric.reads.get(value, metric.read)
-        return read(self._stats) if read is not None else self._recorder.counters[metric.name, value]
 
     def _retired(self) -> Iterator[Family]:
         from prometheus_client.metrics_core import GaugeMetricFamily
 
         for name, read in RETIRED_GAUGES.items():
             family = GaugeMetricFamily(name, "Kept for older dashboards.", labels=["model_name", "engine"])
-            family.add_metric([self._recorder.model_name, ENGINE], read(self._stats))
+            for recorder, stats in self._models:
+                family.add_metric([recorder.model_name, ENGINE], read(stats))
             yield family
 
     def _cache_config(self) -> Iterator[Family]:
         from prometheus_client.metrics_core import GaugeMetricFamily
 
         family = GaugeMetricFamily(
-            "vllm:cache_config_info", "How the KV cache is set up.", labels=["block_size", "num_gpu_blocks", "engine"]
+            "vllm:cache_config_info",
+            "How the KV cache is set up.",
+            labels=["model_name", "block_size", "num_gpu_blocks", "engine"],
         )
-        family.add_metric([str(BLOCK_SIZE), str(self._stats.kv_blocks), ENGINE], 1)
+        for recorder, stats in self._models:
+            family.add_metric([recorder.model_name, str(BLOCK_SIZE), str(stats.kv_blocks), ENGINE], 1)
         yield family
 
     def _startup(self) -> Iterator[Family]:
@@ -117,6 +120,13 @@ class Exposition:
         fine = HistogramMetricFamily("http_request_duration_highr_seconds", "The same, finer, over all handlers.")
         _add(fine, [], self._recorder.http_duration_fine)
         yield fine
+
+
+def _value(metric: Metric, value: str, recorder: Recorder, stats: EngineStats) -> float:
+    read = metric.reads.get(value, metric.read)
+    if read is not None:
+        return read(stats)
+    return (recorder.gauges if metric.kind is Kind.GAUGE else recorder.counters)[metric.name, value]
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:

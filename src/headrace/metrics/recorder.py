@@ -56,6 +56,9 @@ class Recorder:
         self.http_durations: dict[tuple[str, str], Histogram] = {}
         self.http_duration_fine = Histogram(HTTP_DURATION_FINE)
         self.startup_phases: dict[str, float] = {}
+        self.gauges = {
+            (m.name, ""): 0.0 for m in self.metrics if m.kind is Kind.GAUGE and m.read is None and not m.reads
+        }
 
     def count(self, name: str, value: float = 1, label: str = "") -> None:
         """Add to a counter of the catalogue.
@@ -64,6 +67,21 @@ class Recorder:
             KeyError: the catalogue has no such counter or label value.
         """
         self.counters[name, label] += value
+
+    def set(self, name: str, value: float) -> None:
+        """Set a gauge of the catalogue that is not read from the engine."""
+        self.gauges[name, ""] = value
+
+    def on_model_loaded(self, seconds: float) -> None:
+        """The model came into memory."""
+        self.count("headrace:model_loads")
+        self.set("headrace:model_loaded", 1)
+        self.set("headrace:model_load_seconds", seconds)
+
+    def on_model_unloaded(self) -> None:
+        """The model went out of memory."""
+        self.count("headrace:model_unloads")
+        self.set("headrace:model_loaded", 0)
 
     def on_step(self, stats: StepStats) -> None:
         """One step was run."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.errors import EngineDead, HeadraceError, OverloadError, RequestError
+from headrace.errors import EngineDead, HeadraceError, ModelFailed, OverloadError, RequestError
 from headrace.wire.chunks import DONE, to_json
 
 TYPES = {
@@ -15,6 +15,7 @@ TYPES = {
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     408: "RequestTimeoutError",
+    409: "ConflictError",
     413: "PayloadTooLargeError",
     415: "UnsupportedMediaTypeError",
     429: "RateLimitError",
@@ -69,7 +70,7 @@ def retry_headers(error: Exception) -> list[tuple[bytes, bytes]]:
     """``Retry-After`` in whole seconds where trying again helps; OpenAI's client is told not to where it cannot."""
     if isinstance(error, OverloadError):
         return [(b"retry-after", str(max(1, min(120, round(error.retry_after)))).encode())]
-    if isinstance(error, EngineDead) or not isinstance(error, HeadraceError):
+    if isinstance(error, EngineDead | ModelFailed) or not isinstance(error, HeadraceError):
         return [(b"x-should-retry", b"false")]
     return []
 
