@@ -41,11 +41,19 @@ class ByteWords:
         self.eos_token_ids = frozenset({EOS})
 
     @property
+    def special_ids(self) -> frozenset[int]:
+        return self.tokenizer.special_ids
+
+    @property
     def longest_token(self) -> int:
         return self.tokenizer.longest_token
 
     def encode(self, text: str, add_special: bool) -> Sequence[int]:
         return self.tokenizer.encode(text, add_special=add_special)
+
+    def encode_spans(self, text: str) -> Sequence[tuple[int, int, int]]:
+        ids, offsets = self.tokenizer.encode_with_offsets(text)
+        return [(i, *span) for i, span in zip(ids, offsets, strict=True)]
 
     def encode_chat(self, conversation: Conversation) -> Sequence[int]:
         if conversation.template_kwargs.get("refuse"):

@@ -10,7 +10,7 @@ from headrace.api.ports import Words
 from headrace.api.settings import Served
 from headrace.errors import InvalidRequest
 from headrace.types import Request, SamplingParams
-from headrace.wire.calls import Call, Conversation, Prompt, Prompts
+from headrace.wire.calls import Call, Conversation, Prompts
 
 LONG_TEXT = 2048
 """Characters from which tokenising leaves the event loop for a thread: about a millisecond's work."""
@@ -35,7 +35,7 @@ async def admit(
         InvalidRequest: a prompt is empty or does not fit; the template refuses the messages.
     """
     _refuse_hopeless(call.content, served)
-    prompts = await _encode(call.content, served.words)
+    prompts = await encode(call.content, served.words)
     banned = _bad_words(call.bad_words, served.words)
     timeouts = [limit for limit in (call.timeout, request_timeout) if limit is not None]
     deadline = arrival + min(timeouts) if timeouts else None
@@ -66,6 +66,8 @@ def _refuse_hopeless(content: Prompts | Conversation, served: Served) -> None:
     if isinstance(content, Conversation):
         field, longest = "messages", sum(len(message["content"]) for message in content.messages)
     else:
+        if content.truncate is not None:
+            return
         field, longest = "prompt", max((len(item) for item in content.items if isinstance(item, str)), default=0)
     context = served.limits.max_model_len
     if longest > context and longest > context * served.words.longest_token:
@@ -76,7 +78,12 @@ def _refuse_hopeless(content: Prompts | Conversation, served: Served) -> None:
         )
 
 
-async def _encode(content: Prompts | Conversation, words: Words) -> list[tuple[int, ...]]:
+async def encode(content: Prompts | Conversation, words: Words) -> list[tuple[int, ...]]:
+    """The prompts' token ids.
+
+    Raises:
+        InvalidRequest: the model's template refuses the messages.
+    """
     if isinstance(content, Conversation):
         length = sum(len(message["content"]) for message in content.messages)
         if length >= LONG_TEXT:
@@ -84,12 +91,14 @@ async def _encode(content: Prompts | Conversation, words: Words) -> list[tuple[i
         return [tuple(words.encode_chat(content))]
     length = sum(len(item) for item in content.items if isinstance(item, str))
     if length >= LONG_TEXT:
-        return await asyncio.to_thread(_encode_items, content.items, content.add_special_tokens, words)
-    return _encode_items(content.items, content.add_special_tokens, words)
+        return await asyncio.to_thread(_encode_items, content, words)
+    return _encode_items(content, words)
 
 
-def _encode_items(items: Sequence[Prompt], add_special: bool, words: Words) -> list[tuple[int, ...]]:
-    return [tuple(words.encode(item, add_special)) if isinstance(item, str) else item for item in items]
+def _encode_items(content: Prompts, words: Words) -> list[tuple[int, ...]]:
+    add_special, keep = content.add_special_tokens, content.truncate
+    prompts = [tuple(words.encode(item, add_special)) if isinstance(item, str) else item for item in content.items]
+    return prompts if keep is None else [prompt[-keep:] for prompt in prompts]
 
 
 def _fit(call: Call, prompt_tokens: int, context: int) -> SamplingParams:

@@ -96,11 +96,12 @@ class Choice:
     def _shown(self, known: TokenLogprobs, offset: int) -> ShownToken:
         data = self._words.token_bytes(known.token)
         top = tuple(
-            Alternative(token, _name(other), other, logprob, rank)
+            Alternative(token, _name(other), other, logprob, rank, token in self._words.special_ids)
             for rank, (token, logprob) in enumerate(known.top, start=1)
             for other in (self._words.token_bytes(token),)
         )
-        return ShownToken(known.token, _name(data), data, offset, known.logprob, known.rank, top)
+        special = known.token in self._words.special_ids
+        return ShownToken(known.token, _name(data), data, offset, known.logprob, known.rank, top, special)
 
 
 def _name(data: bytes) -> str:

@@ -60,8 +60,12 @@ def account(app: ASGIApp, recorder: Recorder, shape_of: Callable[[bytes], ErrorS
     return accounted
 
 
-def guard_keys(app: ASGIApp, keys: Sequence[str], open_paths: Collection[bytes]) -> ASGIApp:
-    """Without one of ``keys`` only ``open_paths`` answer.
+Exchange = tuple[str, bytes]
+"""A method and a path."""
+
+
+def guard_keys(app: ASGIApp, keys: Sequence[str], unlocked: Collection[Exchange]) -> ASGIApp:
+    """Without one of ``keys`` only what is ``unlocked`` answers.
 
     The path is compared as it came in, byte for byte, and everything else is closed: no way of writing a path can open
     a route. Keys are compared by their digests in constant time, all of them every time.
@@ -69,7 +73,7 @@ def guard_keys(app: ASGIApp, keys: Sequence[str], open_paths: Collection[bytes])
     digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if digests and scope["raw_path"] not in open_paths:
+        if digests and (scope["method"], scope["raw_path"]) not in unlocked:
             scope["headrace.client"] = _check_key(_given_key(scope), digests)
         else:
             scope["headrace.client"] = "ip:" + str((scope.get("client") or ("",))[0])
@@ -95,11 +99,11 @@ def _check_key(key: bytes | None, digests: Sequence[bytes]) -> str:
     return f"key:{matches.index(True)}"
 
 
-def refuse_when_draining(app: ASGIApp, lifecycle: Lifecycle, open_paths: Collection[bytes]) -> ASGIApp:
+def refuse_when_draining(app: ASGIApp, lifecycle: Lifecycle, unlocked: Collection[Exchange]) -> ASGIApp:
     """While the server drains, only health and metrics answer."""
 
     async def gated(scope: Scope, receive: Receive, send: Send) -> None:
-        if not lifecycle.admitting and scope["raw_path"] not in open_paths:
+        if not lifecycle.admitting and (scope["method"], scope["raw_path"]) not in unlocked:
             raise Draining("the server is shutting down; try another instance")
         await app(scope, receive, send)
 

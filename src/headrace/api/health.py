@@ -33,6 +33,14 @@ class HealthRoutes:
         """200 when live and ready."""
         await self.ready(scope, receive, send)
 
+    async def root(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``/``: the words that Ollama's clients look for, and the status that TGI's do."""
+        health = self._health()
+        if health.live and health.ready and self._lifecycle.ready:
+            await respond(send, 200, b"Ollama is running", [(b"content-type", b"text/plain; charset=utf-8")])
+        else:
+            await self._answer(send, health, False)
+
     def _health(self) -> Health:
         """Of all engines together: as bad as the worst."""
         found = [each.engine.health() for each in self._models.loaded]

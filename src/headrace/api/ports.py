@@ -63,12 +63,21 @@ class Words(Protocol):
         ...
 
     @property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that are no text."""
+        ...
+
+    @property
     def longest_token(self) -> int:
         """Characters of the longest token, or more."""
         ...
 
     def encode(self, text: str, add_special: bool) -> Sequence[int]:
         """Text → token ids."""
+        ...
+
+    def encode_spans(self, text: str) -> Sequence[tuple[int, int, int]]:
+        """Text → (token id, first character, character after the last); added special tokens come from none."""
         ...
 
     def encode_chat(self, conversation: Conversation) -> Sequence[int]:

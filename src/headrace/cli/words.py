@@ -33,6 +33,11 @@ class ModelWords:
         return self._template is not None
 
     @property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that are no text."""
+        return self._tokenizer.special_ids
+
+    @property
     def longest_token(self) -> int:
         """Characters of the longest token, or more."""
         return self._tokenizer.longest_token
@@ -45,6 +50,15 @@ class ModelWords:
     def encode(self, text: str, add_special: bool) -> Sequence[int]:
         """Text → token ids."""
         return self._tokenizer.encode(text, add_special=add_special)
+
+    def encode_spans(self, text: str) -> Sequence[tuple[int, int, int]]:
+        """Text → (token id, first character, character after the last); added special tokens come from none."""
+        whole = self._tokenizer.encode(text)
+        ids, offsets = self._tokenizer.encode_with_offsets(text)
+        size = len(ids)
+        lead = next((k for k in range(len(whole) - size + 1) if whole[k : k + size] == ids), 0)
+        spans = [(0, 0)] * lead + offsets + [(len(text), len(text))] * (len(whole) - lead - size)
+        return [(token, *span) for token, span in zip(whole, spans, strict=True)]
 
     def encode_chat(self, conversation: Conversation) -> Sequence[int]:
         """Messages → token ids.

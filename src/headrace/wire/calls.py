@@ -25,6 +25,8 @@ class Prompts:
     add_special_tokens: bool = True
     echo: bool = False
     """The answer's text begins with the prompt's."""
+    truncate: int | None = None
+    """Of a longer prompt, use the last so many tokens: only ever by the caller's own wish (TGI's ``truncate``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,10 @@ class AnswerStyle:
     """Logprobs name tokens ``token_id:7`` instead of by their text."""
     include_reasoning: bool = True
     """The answer shows what the model reasoned. Told apart from the content it is in any case."""
+    details: bool = False
+    """TGI's: every token, and how it ended."""
+    full_text: bool = False
+    """TGI's: the whole text begins with the prompt's. (``Prompts.echo`` also puts it into the stream.)"""
 
 
 @dataclass(frozen=True, slots=True)

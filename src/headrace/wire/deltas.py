@@ -20,6 +20,7 @@ class Alternative:
     data: bytes
     logprob: float
     rank: int
+    special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class ShownToken:
     logprob: float | None
     rank: int = 0
     top: tuple[Alternative, ...] = ()
+    special: bool = False
+    """It is no text: an end, a turn's mark."""
 
 
 @dataclass(frozen=True, slots=True)
