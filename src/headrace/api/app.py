@@ -14,6 +14,7 @@ from headrace.api.settings import ServerSettings
 from headrace.api.tgi import tgi_routes
 from headrace.metrics import Exposition, Recorder
 from headrace.wire.dialects import CHAT, COMPLETIONS
+from headrace.wire.tgi import ERRORS as TGI_ERRORS
 
 
 class App:
@@ -37,7 +38,7 @@ class App:
             Route("POST", "/v1/completions", completions),
             Route("GET", "/v1/models", listing.list),
             Route("GET", "/v1/models/{id}", listing.one),
-            Route("GET", "/", health.root, open=True, while_draining=True),
+            Route("GET", "/", health.root, open=True, while_draining=True, errors=TGI_ERRORS),
             Route("GET", "/health", health.both, open=True, while_draining=True),
             Route("GET", "/health/live", health.live, open=True, while_draining=True),
             Route("GET", "/health/ready", health.ready, open=True, while_draining=True),
