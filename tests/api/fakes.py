@@ -153,6 +153,9 @@ class FakeEngine:
         first, sampling = each.sent == 0, each.request.sampling
         if self.error is not None:
             return TokenEvent(each.request.id, each.index, finish=FinishReason.ERROR, error=self.error)
+        if each.request.embed:
+            state = [1.0 + token for token in each.request.prompt[-4:]]
+            return TokenEvent(each.request.id, each.index, finish=FinishReason.STOP, embedding=state)
         room = sampling.max_tokens - each.sent
         tokens = tuple(each.script[each.sent : each.sent + min(self.per_step, room)])
         each.sent += len(tokens)

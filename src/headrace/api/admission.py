@@ -56,6 +56,7 @@ async def admit(
             client=client,
             cache_salt=call.cache_salt,
             deadline=deadline,
+            embed=call.embedding is not None,
         )
         admitted.append(Admitted(request, _echo(call.content, index, prompt, served.words)))
     return admitted
@@ -68,7 +69,7 @@ def _refuse_hopeless(content: Prompts | Conversation, served: Served) -> None:
     else:
         if content.truncate is not None:
             return
-        field, longest = "prompt", max((len(item) for item in content.items if isinstance(item, str)), default=0)
+        field, longest = content.field, max((len(item) for item in content.items if isinstance(item, str)), default=0)
     context = served.limits.max_model_len
     if longest > context and longest > context * served.words.longest_token:
         raise InvalidRequest(
@@ -103,10 +104,14 @@ def _encode_items(content: Prompts, words: Words) -> list[tuple[int, ...]]:
 
 def _fit(call: Call, prompt_tokens: int, context: int) -> SamplingParams:
     """The call's sampling with ``max_tokens`` settled. Nothing is ever cut to fit."""
-    field = "messages" if isinstance(call.content, Conversation) else "prompt"
+    field = "messages" if isinstance(call.content, Conversation) else call.content.field
     if prompt_tokens == 0:
         raise InvalidRequest(f"the {field} has no tokens; send some text", field)
     room = context - prompt_tokens
+    if call.embedding is not None:
+        if room < 0:
+            raise InvalidRequest(f"the {field} has {prompt_tokens} tokens, but the context holds {context}", field)
+        return call.sampling
     if room < 1:
         raise InvalidRequest(
             f"the {field} has {prompt_tokens} tokens, but the context holds {context}, answer included; shorten it",

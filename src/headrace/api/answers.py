@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from headrace.api.admission import Admitted, admit
-from headrace.api.choice import Choice
+from headrace.api.choice import Choice, VectorChoice
 from headrace.api.desk import Desk
 from headrace.api.exchange import ClientGone, Header, read_json, respond_json
 from headrace.api.hosting import Models
@@ -82,8 +82,10 @@ class Answerer:
         )
 
 
-def _choices(call: Call, admitted: list[Admitted], served: Served) -> list[Choice]:
+def _choices(call: Call, admitted: list[Admitted], served: Served) -> list[Choice] | list[VectorChoice]:
     """All choices of a call, in the order of their index: prompt by prompt, ``n`` for each."""
+    if call.embedding is not None:
+        return [VectorChoice(index) for index in range(len(admitted))]
     return [
         Choice(
             index * call.n + k,

@@ -13,8 +13,14 @@ from headrace.api.routes import Route, error_shapes, exchanges, route
 from headrace.api.settings import ServerSettings
 from headrace.api.tgi import tgi_routes
 from headrace.metrics import Exposition, Recorder
-from headrace.wire.dialects import CHAT, COMPLETIONS
+from headrace.wire.dialects import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, SCORE
 from headrace.wire.tgi import ERRORS as TGI_ERRORS
+
+EMBEDDING_ROUTES = (
+    ("/v1/embeddings", EMBEDDINGS),
+    *((path, SCORE) for path in ("/score", "/v1/score")),
+    *((path, RERANK) for path in ("/rerank", "/v1/rerank", "/v2/rerank")),
+)
 
 
 class App:
@@ -36,6 +42,7 @@ class App:
         return (
             Route("POST", "/v1/chat/completions", chat),
             Route("POST", "/v1/completions", completions),
+            *(Route("POST", path, Answerer(dialect, models, self.settings)) for path, dialect in EMBEDDING_ROUTES),
             Route("GET", "/v1/models", listing.list),
             Route("GET", "/v1/models/{id}", listing.one),
             Route("GET", "/", health.root, open=True, while_draining=True, errors=TGI_ERRORS),

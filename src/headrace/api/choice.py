@@ -104,5 +104,19 @@ class Choice:
         return ShownToken(known.token, _name(data), data, offset, known.logprob, known.rank, top, special)
 
 
+class VectorChoice:
+    """The embedding of one prompt: a single delta, and none of the tokens that a `Choice` has."""
+
+    stopped_by_text = False
+    tokens = 0
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def on_event(self, event: TokenEvent) -> tuple[Delta, ...]:
+        """The embedding."""
+        return (Delta(self.index, finish=event.finish, embedding=event.embedding or ()),)
+
+
 def _name(data: bytes) -> str:
     return data.decode("utf-8", "replace")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headrace.api.choice import Choice
+from headrace.api.choice import Choice, VectorChoice
 from headrace.errors import DeadlineExceeded, EngineError
 from headrace.types import FinishReason, Request, TokenEvent
 from headrace.wire.calls import AnswerStyle
@@ -34,7 +34,7 @@ class Reply:
     def __init__(
         self,
         requests: list[Request],
-        choices: list[Choice],
+        choices: list[Choice] | list[VectorChoice],
         style: AnswerStyle,
         writer: ChunkWriter,
         document: Callable[[list[Folded], Usage], Any],
@@ -82,7 +82,7 @@ class Reply:
         """Bytes made and not yet taken."""
         return self._buffered
 
-    def on_event(self, request: int, event: TokenEvent) -> Choice:
+    def on_event(self, request: int, event: TokenEvent) -> Choice | VectorChoice:
         """An event of the sequence ``event.index`` of ``requests[request]``; returns its choice.
 
         Raises:

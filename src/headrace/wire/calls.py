@@ -27,6 +27,8 @@ class Prompts:
     """The answer's text begins with the prompt's."""
     truncate: int | None = None
     """Of a longer prompt, use the last so many tokens: only ever by the caller's own wish (TGI's ``truncate``)."""
+    field: str = "prompt"
+    """What the body calls them, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,23 @@ class AnswerStyle:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """The prompts' embeddings are wanted instead of answers: each is the model's hidden state after the prompt's last
+    token, brought to length 1."""
+
+    dimensions: int | None = None
+    """So many of the first numbers, brought to length 1 again; None: all."""
+    base64: bool = False
+    """Written as little-endian float32 in base64 instead of as a list of numbers."""
+    queries: int = 0
+    """For scores: so many of the prompts, the first, are compared with the others."""
+    top: int | None = None
+    """For ranks: so many of the best."""
+    documents: bool = True
+    """For ranks: the documents' texts are repeated."""
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One HTTP call.
 
@@ -115,3 +134,5 @@ class Call:
     """What the answer's text is held to."""
     watermark: bool = False
     """Mark the answer with the server's key."""
+    embedding: Embedding | None = None
+    """Set where embeddings are wanted; ``max_tokens`` is 0 then."""

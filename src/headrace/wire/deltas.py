@@ -81,6 +81,7 @@ class Delta:
     prompt: PromptPart | None = None
     reasoning: str = ""
     tool_calls: Sequence[ToolCallDelta] = ()
+    embedding: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)

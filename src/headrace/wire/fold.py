@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,6 +37,7 @@ class Choice:
     finish: str | None = None
     stop_reason: int | str | None = None
     prompt: PromptPart | None = None
+    embedding: Sequence[float] = ()
 
     def add(self, delta: Delta) -> None:
         """The next delta of this choice."""
@@ -50,6 +52,8 @@ class Choice:
         self.logprobs += delta.logprobs
         if delta.prompt is not None:
             self.prompt = delta.prompt
+        if delta.embedding:
+            self.embedding = delta.embedding
         if delta.finish is not None:
             self.finish, self.stop_reason = delta.finish, delta.stop_reason
 

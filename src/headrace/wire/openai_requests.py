@@ -9,10 +9,11 @@ from typing import Any
 from headrace.errors import InvalidRequest, Unsupported
 from headrace.types import SamplingParams
 from headrace.wire import sampling
-from headrace.wire.calls import AnswerStyle, Call, Conversation, Prompt, Prompts
-from headrace.wire.fields import Fields, check_text, check_token_ids, shown
+from headrace.wire.calls import AnswerStyle, Call, Conversation, Prompts
+from headrace.wire.fields import Fields, check_text, shown
 from headrace.wire.limits import Limits
 from headrace.wire.messages import parse_messages
+from headrace.wire.prompts import parse_prompts
 from headrace.wire.refusals import refuse_unhonoured
 
 COMPLETION_DEFAULT_MAX_TOKENS = 16
@@ -44,7 +45,7 @@ def parse_completion(body: Mapping[str, Any], limits: Limits, defaults: Mapping[
         max_tokens = COMPLETION_DEFAULT_MAX_TOKENS
     logprobs = fields.integer("logprobs", 0, limits.max_logprobs)
     params = sampling.parse_sampling(fields, limits, max_tokens, logprobs, defaults)
-    prompts = Prompts(_prompts(fields, limits), fields.boolean("add_special_tokens", True), echo)
+    prompts = Prompts(parse_prompts(fields, "prompt", limits), fields.boolean("add_special_tokens", True), echo)
     return _call(fields, limits, prompts, params, max_tokens)
 
 
@@ -103,7 +104,7 @@ def _call(
         n=n,
         bad_words=fields.texts("bad_words", limits.max_bad_words, limits.max_stop_chars),
         priority=fields.integer("priority", -_INT32, _INT32) or 0,
-        cache_salt=_salt(fields),
+        cache_salt=cache_salt(fields),
         timeout=fields.number("timeout", 0, limits.max_timeout, above=True),
     )
 
@@ -123,34 +124,6 @@ def _style(fields: Fields) -> AnswerStyle:
     )
 
 
-def _prompts(fields: Fields, limits: Limits) -> tuple[Prompt, ...]:
-    """``str | [str] | [int] | [[int]]``, and nothing mixed."""
-    value = fields.raw("prompt")
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list) or not value:
-        raise fields.wrong("prompt", f"must be text, token ids, or a list of either, not {_empty_or(value)}")
-    if isinstance(value[0], int):
-        value = [value]
-    if len(value) > limits.max_prompts:
-        raise fields.wrong("prompt", f"is a list of {len(value)} prompts; the limit is {limits.max_prompts}")
-    if isinstance(value[0], str):
-        return tuple(check_text(item, "prompt") for item in value)
-    return tuple(_ids(fields, item, limits) for item in value)
-
-
-def _ids(fields: Fields, item: object, limits: Limits) -> tuple[int, ...]:
-    if not isinstance(item, list) or not item:
-        raise fields.wrong("prompt", f"must be text, token ids, or a list of either, not {_empty_or(item)}")
-    if len(item) > limits.max_model_len:
-        raise fields.wrong("prompt", f"has {len(item)} tokens; the context holds {limits.max_model_len}")
-    return check_token_ids(item, "prompt", limits.vocab_size)
-
-
-def _empty_or(value: object) -> str:
-    return "an empty list" if value == [] else "missing" if value is None else shown(value)
-
-
 def _chat_logprobs(fields: Fields, limits: Limits) -> int | None:
     """How many alternatives to report; None when ``logprobs`` is off."""
     wanted = fields.boolean("logprobs")
@@ -160,7 +133,8 @@ def _chat_logprobs(fields: Fields, limits: Limits) -> int | None:
     return (top or 0) if wanted else None
 
 
-def _salt(fields: Fields) -> str:
+def cache_salt(fields: Fields) -> str:
+    """The tenant whose cached prefixes a call shares."""
     salt = fields.raw("cache_salt")
     if salt is None:
         return ""
