@@ -109,7 +109,7 @@ def test_guards_speak_tgi(start: Start) -> None:
             (client.put("/generate", json={}, headers={"authorization": "Bearer key"}), 405),
             (client.post("/generate", content=b"[", headers={"authorization": "Bearer key"}), 415),
             (client.post("/generate", json=[1], headers={"authorization": "Bearer key"}), 422),
-            (client.post("/tokenize", json={}, headers={"x-api-key": "key"}), 422),
+            (client.post("/tokenize", json={"inputs": 5}, headers={"x-api-key": "key"}), 422),
         ]:
             body = answer.json()
             assert (answer.status_code, set(body)) == (status, {"error", "error_type"}), body

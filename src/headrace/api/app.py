@@ -12,15 +12,10 @@ from headrace.api.ports import ASGIApp, Receive, Scope, Send
 from headrace.api.routes import Route, error_shapes, exchanges, route
 from headrace.api.settings import ServerSettings
 from headrace.api.tgi import tgi_routes
+from headrace.api.vllm import vllm_routes
 from headrace.metrics import Exposition, Recorder
-from headrace.wire.dialects import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, SCORE
+from headrace.wire.dialects import CHAT, COMPLETIONS, EMBEDDINGS
 from headrace.wire.tgi import ERRORS as TGI_ERRORS
-
-EMBEDDING_ROUTES = (
-    ("/v1/embeddings", EMBEDDINGS),
-    *((path, SCORE) for path in ("/score", "/v1/score")),
-    *((path, RERANK) for path in ("/rerank", "/v1/rerank", "/v2/rerank")),
-)
 
 
 class App:
@@ -42,7 +37,7 @@ class App:
         return (
             Route("POST", "/v1/chat/completions", chat),
             Route("POST", "/v1/completions", completions),
-            *(Route("POST", path, Answerer(dialect, models, self.settings)) for path, dialect in EMBEDDING_ROUTES),
+            Route("POST", "/v1/embeddings", Answerer(EMBEDDINGS, models, self.settings)),
             Route("GET", "/v1/models", listing.list),
             Route("GET", "/v1/models/{id}", listing.one),
             Route("GET", "/", health.root, open=True, while_draining=True, errors=TGI_ERRORS),
@@ -51,6 +46,7 @@ class App:
             Route("GET", "/health/ready", health.ready, open=True, while_draining=True),
             Route("GET", "/metrics", metrics, while_draining=True),
             *tgi_routes(models, self.settings),
+            *vllm_routes(models, self.settings),
         )
 
     def _wrap(self, app: ASGIApp, recorder: Recorder) -> ASGIApp:

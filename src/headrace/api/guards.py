@@ -26,7 +26,7 @@ UNMATCHED = "none"
 def account(app: ASGIApp, recorder: Recorder, shape_of: Callable[[bytes], ErrorShape]) -> ASGIApp:
     """Outermost: gives every exchange an id, turns what is raised into a response, and counts it.
 
-    ``shape_of`` says in which shape errors on a path are told.
+    ``shape_of`` says in which shape errors on a path are told, where the body has not said it already.
     """
 
     async def accounted(scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +50,7 @@ def account(app: ASGIApp, recorder: Recorder, shape_of: Callable[[bytes], ErrorS
             if status:  # too late for a status: a cut connection is the only way left to say that this is no end
                 _disconnect(scope)
             else:
-                shape = shape_of(scope["raw_path"])
+                shape = scope.get("headrace.errors") or shape_of(scope["raw_path"])
                 await respond_error(send_with_id, error, scope.get("headrace.error_headers"), shape)
                 status = status or shape.status(error)
         finally:

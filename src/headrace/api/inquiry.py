@@ -11,12 +11,16 @@ from headrace.api.hosting import Models
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.settings import Served, ServerSettings
 from headrace.wire.dialects import asked_model
+from headrace.wire.failures import ErrorShape
 
 Answer = Callable[[Served, Mapping[str, Any]], Awaitable[Any]]
 
 
 class Inquiry:
-    """One such route. ``model`` reads the model's name out of the body, ``answer`` makes the document."""
+    """One such route. ``model`` reads the model's name out of the body, ``answer`` makes the document.
+
+    ``shape`` tells from a body in which shape its errors are told; None leaves them in the route's.
+    """
 
     def __init__(
         self,
@@ -24,11 +28,13 @@ class Inquiry:
         settings: ServerSettings,
         answer: Answer,
         model: Callable[[Mapping[str, Any]], str | None] = asked_model,
+        shape: Callable[[Mapping[str, Any]], ErrorShape | None] = lambda body: None,
     ) -> None:
         self._models = models
         self._settings = settings
         self._answer = answer
         self._model = model
+        self._shape = shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One call."""
@@ -39,6 +45,7 @@ class Inquiry:
                 body = await read_json(scope, receive, settings.max_body_bytes, settings.body_timeout)
         except ClientGone:
             return
+        scope["headrace.errors"] = self._shape(body)
         async with models.lease(self._model(body), deadline) as hosted:
             with models.preparing():
                 document = await self._answer(hosted.served, body)

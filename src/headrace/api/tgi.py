@@ -16,6 +16,9 @@ from headrace.api.inquiry import Inquiry
 from headrace.api.ports import Receive, Scope, Send, Words
 from headrace.api.routes import Route
 from headrace.api.settings import Served, ServerSettings
+from headrace.api.vllm import tokenize
+from headrace.wire.dialects import asked_model
+from headrace.wire.failures import OPENAI, ErrorShape
 from headrace.wire.openai_requests import parse_chat
 from headrace.wire.tgi import ERRORS, GENERATE, GENERATE_STREAM, ROOT
 from headrace.wire.tgi_requests import parse_inputs
@@ -28,13 +31,9 @@ def tgi_routes(models: Models, settings: ServerSettings) -> tuple[Route, ...]:
         Route("POST", "/generate", Answerer(GENERATE, models, settings), errors=ERRORS),
         Route("POST", "/generate_stream", Answerer(GENERATE_STREAM, models, settings), errors=ERRORS),
         Route("GET", "/info", _Info(models), errors=ERRORS),
-        Route("POST", "/tokenize", Inquiry(models, settings, _tokenize, _first), errors=ERRORS),
+        Route("POST", "/tokenize", Inquiry(models, settings, _tokenize, asked_model, _shape), errors=ERRORS),
         Route("POST", "/chat_tokenize", Inquiry(models, settings, _chat_tokenize), errors=ERRORS),
     )
-
-
-def _first(body: object) -> None:
-    """TGI's bodies name no model."""
 
 
 class _Info:
@@ -65,8 +64,15 @@ class _Info:
         await respond_json(send, document)
 
 
-async def _tokenize(served: Served, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each token with the characters of ``inputs`` that it came from."""
+def _shape(body: Mapping[str, Any]) -> ErrorShape | None:
+    """``/tokenize`` is vLLM's too, whose bodies have no ``inputs``."""
+    return None if "inputs" in body else OPENAI
+
+
+async def _tokenize(served: Served, body: Mapping[str, Any]) -> Any:
+    """Each token with the characters of ``inputs`` that it came from; of vLLM's bodies, vLLM's document."""
+    if "inputs" not in body:
+        return await tokenize(served, body)
     text = parse_inputs(body)
     spans = await asyncio.to_thread(served.words.encode_spans, text)
     return [{"id": token, "text": text[start:stop], "start": start, "stop": stop} for token, start, stop in spans]
