@@ -12,7 +12,7 @@ from types import TracebackType
 from headrace.api.ports import Receive
 from headrace.api.residents import Residents, Seat, on_thread
 from headrace.api.settings import PLACEHOLDER_NAMES, ServerSettings
-from headrace.api.versions import Hosted, Model
+from headrace.api.versions import Hosted, Model, Version
 from headrace.errors import Conflict, HeadraceError, ModelFailed, ModelNotFound, QueueFull
 from headrace.metrics import Recorder
 from headrace.residency import Residency, Resident, State
@@ -25,7 +25,10 @@ UNLIMITED = 1 << 62
 class Slot:
     """One model: the version that calls get."""
 
-    model: Model
+    names: tuple[str, ...]
+    created: int
+    look: Callable[[], Version]
+    recorder: Recorder
     seat: Seat
     versions: int = 1
     reloading: bool = False
@@ -33,7 +36,7 @@ class Slot:
     @property
     def name(self) -> str:
         """The model's own name."""
-        return self.model.names[0]
+        return self.names[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,14 @@ class Models:
         self.budget = budget
         self._residents = Residents(Residency(UNLIMITED if budget is None else budget), settings.max_waiting, clock)
         self.slots = tuple(self._slot(model) for model in models)
-        self._by_name = {name: slot for slot in self.slots for name in slot.model.names}
+        self._by_name = {name: slot for slot in self.slots for name in slot.names}
         self._preparing = 0
 
     def _slot(self, model: Model) -> Slot:
         resident = Resident(model.names[0], model.version.bytes, model.pinned, model.keep_alive)
         seat = Seat(model.version, resident, model.recorder, model.loaded)
         self._residents.add(seat)
-        return Slot(model, seat)
+        return Slot(model.names, model.created, model.look, model.recorder, seat)
 
     # ------------------------------------------------------------------------------------------ what there is
 
@@ -118,17 +121,15 @@ class Models:
     @property
     def recorders(self) -> Sequence[tuple[Recorder, Hosted | None]]:
         """What counts for each model, and the model if it is in memory."""
-        return [
-            (slot.model.recorder, None if slot.seat.loaded is None else slot.seat.loaded.hosted) for slot in self.slots
-        ]
+        return [(slot.recorder, None if slot.seat.loaded is None else slot.seat.loaded.hosted) for slot in self.slots]
 
     @property
     def entries(self) -> Sequence[Entry]:
         """Every name, in memory or not."""
         return [
-            Entry(name, slot.name, slot.model.created, slot.seat.version.max_model_len)
+            Entry(name, slot.name, slot.created, slot.seat.version.max_model_len)
             for slot in self.slots
-            for name in slot.model.names
+            for name in slot.names
         ]
 
     def find(self, asked: str | None) -> Slot:
@@ -208,10 +209,10 @@ class Models:
             raise Conflict(f"The model `{slot.name}` is being reloaded already.")
         slot.reloading = True
         try:
-            version = await on_thread(slot.model.look)
+            version = await on_thread(slot.look)
             old, was = slot.seat, slot.seat.resident
             resident = Resident(f"{slot.name}#{slot.versions}", version.bytes, was.pinned, was.keep_alive)
-            seat = Seat(version, resident, slot.model.recorder, load_seconds=old.load_seconds)
+            seat = Seat(version, resident, slot.recorder, load_seconds=old.load_seconds)
             slot.versions += 1
             self._residents.add(seat)
             if was.state is not State.ABSENT:

@@ -48,6 +48,8 @@ class Assembly:
     recorder: Recorder
     max_model_len: int
     drafting: Drafting
+    bytes: int
+    """What it may take in memory, its KV cache full."""
 
     def close(self) -> None:
         """Stop the engine, then give the models' memory back."""
@@ -80,11 +82,20 @@ class _Beside(Generic[T]):
         return self._found[0]
 
 
-def assemble(config: Config, phases: Phases, meanwhile: Callable[[], None] = lambda: None) -> Assembly:
-    """Find, read and load the model, divide the memory, build the engine (not started).
+def assemble(
+    config: Config,
+    phases: Phases,
+    meanwhile: Callable[[], None] = lambda: None,
+    model: str | None = None,
+    limit: int | None = None,
+    kv_bytes: int | None = None,
+    recorder: Recorder | None = None,
+) -> Assembly:
+    """Find, read and load a model, divide the memory, build the engine (not started).
 
     ``meanwhile`` runs beside the loading of the weights, which leaves the interpreter free: what the caller will need
-    next is best imported there.
+    next is best imported there. The model may take ``limit`` bytes, ``kv_bytes`` of them for its KV cache; None for
+    what the machine has and the settings say. ``recorder`` None makes a new one.
 
     Raises:
         ModelError: the model cannot be found, fetched or read.
@@ -98,10 +109,10 @@ def assemble(config: Config, phases: Phases, meanwhile: Callable[[], None] = lam
             " each running sequence needs one token of every step"
         )
     with phases.phase("find"):
-        path = find_model(config, settings.model)
+        path = find_model(config, model)
     with phases.phase("read"):
-        checkpoint = open_checkpoint(path, max_model_len=settings.max_model_len, name=_hub_name(settings.model, path))
-    length = _context(checkpoint, settings.max_model_len)
+        checkpoint = open_checkpoint(path, max_model_len=settings.max_model_len, name=model_name(model, path))
+    length = context_of(checkpoint, settings.max_model_len)
     beside = _Beside(lambda: _words(checkpoint, phases, meanwhile))
     with phases.phase("load"):
         backend = _load(checkpoint, config, length)
@@ -111,25 +122,29 @@ def assemble(config: Config, phases: Phases, meanwhile: Callable[[], None] = lam
         words = beside.result()
         drafting = prepare(config, words, backend.vocab_size, length)
         with phases.phase("memory"):
-            plan = _divide(backend, drafting, batch, length, fixed=settings.max_model_len is not None)
+            kv_bytes = batch.kv_cache_memory if kv_bytes is None else kv_bytes
+            fixed = settings.max_model_len is not None
+            plan = _divide(backend, drafting, batch.max_num_seqs, length, limit, kv_bytes, fixed=fixed)
             backend.allocate_kv(plan.kv_blocks)
             length = min(length, plan.kv_blocks * BLOCK_SIZE)
-        engine, recorder = _engine(config, checkpoint, backend, drafting, plan, length)
+        recorder = recorder or _recorder(config, checkpoint.name, length)
+        engine = _engine(config, checkpoint, backend, drafting, plan, length, recorder)
     except BaseException:
         drafting.close()
         backend.close()
         raise
-    return Assembly(checkpoint, words, backend, engine, recorder, length, drafting)
+    return Assembly(checkpoint, words, backend, engine, recorder, length, drafting, plan.limit - plan.left)
 
 
-def _context(checkpoint: Checkpoint, asked: int | None) -> int:
+def context_of(checkpoint: Checkpoint, asked: int | None) -> int:
+    """The longest context in tokens."""
     most = checkpoint.spec.max_positions
     if asked is not None and asked > most:
         raise ConfigError(f"max_model_len: {asked} is above the {most} tokens that {checkpoint.name} was made for")
     return asked or most
 
 
-def _hub_name(model: str | None, path: Path) -> str | None:
+def model_name(model: str | None, path: Path) -> str | None:
     """A hub id is the model's name, as it is everywhere else; other models are called after their file."""
     return model if model is not None and "/" in model and Path(model).expanduser() != path else None
 
@@ -171,20 +186,28 @@ def _load_progress(name: str) -> Callable[[float], None] | None:
     return report
 
 
-def _divide(backend: CpuBackend, drafting: Drafting, batch: BatchSettings, length: int, *, fixed: bool) -> MemoryPlan:
+def _divide(
+    backend: CpuBackend,
+    drafting: Drafting,
+    max_num_seqs: int,
+    length: int,
+    limit: int | None,
+    kv_bytes: int | None,
+    *,
+    fixed: bool,
+) -> MemoryPlan:
     """The memory plan, logged. A context that nobody asked for may be cut to what fits; one asked for may not."""
     from headrace.engine.memory import format_plan, plan_memory, require
 
     resident = (*(item for item in backend.memory() if item.bytes), *drafting.resident)
-    limit = int(MEMORY_SHARE * available_memory()) + sum(item.bytes for item in resident)
+    if limit is None:
+        limit = int(MEMORY_SHARE * available_memory()) + sum(item.bytes for item in resident)
     allocated: tuple[MemoryItem, ...] = (*resident, *drafting.reserved)
     block = backend.kv_block_bytes
-    plan = plan_memory(limit, allocated, block, length, batch.max_num_seqs, batch.kv_cache_memory)
+    plan = plan_memory(limit, allocated, block, length, max_num_seqs, kv_bytes)
     if plan.suggestion is not None and not fixed and plan.kv_blocks > 0:
         log.warning("the context is cut from %d to %d tokens: that is what fits", length, plan.kv_blocks * BLOCK_SIZE)
-        plan = plan_memory(
-            limit, allocated, block, plan.kv_blocks * BLOCK_SIZE, batch.max_num_seqs, batch.kv_cache_memory
-        )
+        plan = plan_memory(limit, allocated, block, plan.kv_blocks * BLOCK_SIZE, max_num_seqs, kv_bytes)
     require(plan)
     for line in format_plan(plan).splitlines():
         log.info("memory: %s", line)
@@ -199,21 +222,30 @@ def _context_unit(spec: ModelSpec) -> float:
 
 
 def _engine(
-    config: Config, checkpoint: Checkpoint, backend: CpuBackend, drafting: Drafting, plan: MemoryPlan, length: int
-) -> tuple[Engine, Recorder]:
+    config: Config,
+    checkpoint: Checkpoint,
+    backend: CpuBackend,
+    drafting: Drafting,
+    plan: MemoryPlan,
+    length: int,
+    recorder: Recorder,
+) -> Engine:
     from headrace.engine.engine import Engine, EngineConfig
     from headrace.kvcache.cache import KVCache
-    from headrace.metrics import Recorder
     from headrace.scheduler.config import SchedulerConfig
     from headrace.scheduler.scheduler import Scheduler
 
     settings, batch = config.section(ModelSettings), config.section(BatchSettings)
     server = config.section(ServerSettings)
-    recorder = Recorder((server.served_model_name or (checkpoint.name,))[0], length)
     cache = KVCache(plan.kv_blocks, prefix_caching=batch.enable_prefix_caching)
     limits = SchedulerConfig(
         batch.max_num_seqs, batch.max_num_batched_tokens, length, context_unit=_context_unit(checkpoint.spec)
     )
     scheduler = Scheduler(limits, cache, random.Random(settings.seed), drafting.speculation)
-    engine = Engine(scheduler, backend, recorder, EngineConfig(max_queued=server.max_queue))
-    return engine, recorder
+    return Engine(scheduler, backend, recorder, EngineConfig(max_queued=server.max_queue))
+
+
+def _recorder(config: Config, name: str, length: int) -> Recorder:
+    from headrace.metrics import Recorder
+
+    return Recorder((config.section(ServerSettings).served_model_name or (name,))[0], length)

@@ -15,7 +15,7 @@ from headrace.cli import flags
 from headrace.cli.assembly import Assembly, assemble
 from headrace.cli.logs import start_logging
 from headrace.cli.phases import Phases
-from headrace.config import SECTIONS, CacheSettings, MachineSettings, ModelSettings, integer, knob, number
+from headrace.config import SECTIONS, CacheSettings, Config, MachineSettings, ModelSettings, integer, knob, number
 from headrace.errors import ConfigError, EngineError, HeadraceError, InvalidRequest, UnsupportedModel
 from headrace.types import Request, SamplingParams, TokenEvent
 from headrace.wire.calls import Conversation
@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
     config = flags.read(parser, argv, (*SECTIONS, ChatSettings))
     question = None if sys.stdin.isatty() else _read_question()
     start_logging("warning")
-    assembly = assemble(config, Phases())
+    assembly = assemble(config, Phases(), model=_one(config))
     try:
         if not assembly.words.can_chat:
             name = assembly.checkpoint.name
@@ -219,3 +219,10 @@ def _show(answer: Iterator[str]) -> None:
         sys.stdout.write(piece.translate(_CONTROL) if terminal else piece)
         sys.stdout.flush()
     print()
+
+
+def _one(config: Config) -> str | None:
+    models = config.section(ModelSettings).model
+    if len(models) > 1:
+        raise ConfigError("model: a chat is with one model")
+    return models[0] if models else None

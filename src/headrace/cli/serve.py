@@ -1,34 +1,34 @@
-"""``headrace serve``: an HTTP server for one model."""
+"""``headrace serve``: an HTTP server for one model or several."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import socket
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from headrace.cli import flags
-from headrace.cli.assembly import Assembly, assemble
+from headrace.cli.hosting import api_settings, host_models
 from headrace.cli.logs import start_logging
 from headrace.cli.phases import Phases
-from headrace.config import SECTIONS, Config, ModelSettings, ServerSettings
+from headrace.config import SECTIONS, ServerSettings
 from headrace.errors import ConfigError
 
 if TYPE_CHECKING:
-    from headrace.api import App
+    from headrace.metrics import Recorder
 
 log = logging.getLogger("headrace.start")
 
 ABOUT = """\
-Serve a language model over HTTP, in OpenAI's dialect: /v1/chat/completions, /v1/completions, /v1/models; /health and
+Serve language models over HTTP, in OpenAI's dialect: /v1/chat/completions, /v1/completions, /v1/models; /health and
 /metrics for whoever looks after it. Every option can also be set in a TOML file (--config) or as HEADRACE_<NAME>;
 `headrace config explain` shows where each value came from. SIGTERM finishes what is running, then ends."""
 
 EXAMPLES = """\
   headrace serve
   headrace serve ./SmolLM2-360M-Instruct --served-model-name smol --max-num-seqs 64
+  headrace serve small=./SmolLM2-360M-Instruct big=Qwen/Qwen3-0.6B --pin small --memory-budget 6GiB --keep-alive 10m
   headrace serve model.gguf --host 0.0.0.0 --port 80 --max-model-len 8192 --kv-cache-memory 4GiB
   HEADRACE_API_KEY=secret headrace serve Qwen/Qwen3-0.6B --config production.toml
 """
@@ -45,15 +45,16 @@ def run(argv: Sequence[str]) -> int:
     settings = config.section(ServerSettings)
     start_logging(settings.log_level)
     _check_port(settings.host, settings.port)
-    assembly = assemble(config, phases, lambda: _import_http(phases))
+    hosting = host_models(config, phases, lambda: _import_http(phases))
     try:
+        from headrace.api import App
         from headrace.api.server import listen, serve
 
-        app = _app(config, assembly)
+        app = App(hosting.models, hosting.recorder, api_settings(config))
         sock = listen(settings.host, settings.port)
-        serve(app, sock, lambda: _announce(assembly, sock, phases))
+        serve(app, sock, lambda: _announce(hosting.recorder, hosting.about, sock, phases))
     finally:
-        assembly.close()
+        hosting.models.close()
     return 0
 
 
@@ -74,45 +75,11 @@ def _check_port(host: str, port: int) -> None:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
 
 
-def _app(config: Config, assembly: Assembly) -> App:
-    from headrace.api import App, Models, Served, constant, host
-    from headrace.api import ServerSettings as ApiSettings
-    from headrace.wire.limits import Limits
-
-    settings, checkpoint = config.section(ServerSettings), assembly.checkpoint
-    served = Served(
-        names=settings.served_model_name or _names(config.section(ModelSettings).model, checkpoint.name),
-        words=assembly.words,
-        limits=Limits(assembly.max_model_len, assembly.backend.vocab_size),
-        created=int(time.time()),
-        sampling_defaults=checkpoint.text.sampling_defaults,
-    )
-    http = ApiSettings(
-        api_keys=settings.api_key,
-        request_timeout=settings.request_timeout or None,
-        grace_period=settings.grace_period,
-    )
-    model = constant(host(assembly.engine, served, assembly.recorder, http))
-    return App(Models([model], http), assembly.recorder, http)
-
-
-def _names(typed: str | None, name: str) -> tuple[str, ...]:
-    """What requests may call the model when nobody said: its name, and the alias that it was served by."""
-    return (name,) if typed is None or "/" in typed or typed in (name, ".", "..") else (name, typed)
-
-
-def _announce(assembly: Assembly, sock: socket.socket, phases: Phases) -> None:
+def _announce(recorder: Recorder, about: str, sock: socket.socket, phases: Phases) -> None:
     gc.freeze()  # what is loaded stays: a full collection then takes microseconds, not 10 ms in the middle of a step
     for name, seconds in phases.seconds.items():
-        assembly.recorder.on_startup_phase(name, seconds)
-    spec, (host, port) = assembly.checkpoint.spec, sock.getsockname()[:2]
-    log.info(
-        "%s: %s, %.1f M parameters, context %d, kernels %s",
-        assembly.checkpoint.name,
-        spec.architecture,
-        spec.parameters / 1e6,
-        assembly.max_model_len,
-        assembly.backend.isa,
-    )
+        recorder.on_startup_phase(name, seconds)
+    host, port = sock.getsockname()[:2]
+    log.info("%s", about)
     shown = f"[{host}]" if ":" in host else host
     log.info("ready on http://%s:%d after %.2f s (%s)", shown, port, phases.total, phases)

@@ -9,7 +9,7 @@ declared, or a value out of its limits, is an error that says which setting and 
 Each room is given its own section and nothing else.
 """
 
-from headrace.config.knobs import Knob, integer, knob, knobs, number, path, size, switch, text
+from headrace.config.knobs import Knob, duration, integer, knob, knobs, number, path, size, switch, text
 from headrace.config.loading import ENV_PREFIX, Config, Setting, environment, load
 from headrace.config.settings import (
     SECTIONS,
@@ -17,6 +17,7 @@ from headrace.config.settings import (
     CacheSettings,
     MachineSettings,
     ModelSettings,
+    ResidencySettings,
     ServerSettings,
     SpeculationSettings,
 )
@@ -30,9 +31,11 @@ __all__ = [
     "Knob",
     "MachineSettings",
     "ModelSettings",
+    "ResidencySettings",
     "ServerSettings",
     "Setting",
     "SpeculationSettings",
+    "duration",
     "environment",
     "integer",
     "knob",

@@ -55,6 +55,14 @@ def size(text: str) -> int:
     return int(float(amount) * (1024 if binary else 1000) ** power)
 
 
+def duration(text: str) -> float:
+    """Seconds: a number with an optional unit s, m or h; anything below 0 is for ever."""
+    match = re.fullmatch(r"(-?\d{1,9}(?:\.\d{1,6})?)\s*([smh]?)", text)
+    if match is None:
+        raise ValueError("is not a time; write it like 30, 30s, 5m or 1h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
 def switch(text: str) -> bool:
     """A yes or no, as environment variables and files write them."""
     known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}

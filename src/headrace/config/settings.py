@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from headrace.config.knobs import integer, knob, number, path, size, switch
+from headrace.config.knobs import duration, integer, knob, number, path, size, switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,13 @@ class ModelSettings:
 
     TITLE: ClassVar[str] = "model"
 
-    model: str | None = knob(
-        None,
+    model: tuple[str, ...] = knob(
+        (),
         "A directory (config.json + safetensors), a .gguf file, a catalogue name, or a hub id (organisation/name)."
-        " Without one, the built-in default SmolLM2-135M-Instruct is fetched once and served.",
+        " Without one, the built-in default SmolLM2-135M-Instruct is fetched once and served. NAME=MODEL gives it a"
+        " name. `headrace serve` takes several; the first answers requests that name none.",
         metavar="MODEL",
+        many=True,
         positional=True,
     )
     dtype: str = knob(
@@ -92,6 +94,32 @@ class BatchSettings:
         size,
         unit="bytes",
         minimum=1 << 16,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencySettings:
+    """Several models in one server: which are in memory. The first is from the start, others when asked for."""
+
+    TITLE: ClassVar[str] = "models in memory"
+
+    memory_budget: int | None = knob(
+        None,
+        "What all models may take together: weights, activations and KV caches. When one is asked for that does not"
+        " fit, the longest unused ones leave. auto is no limit for one model, else 90 % of the memory that is there.",
+        size,
+        unit="bytes",
+        minimum=1 << 20,
+    )
+    pin: tuple[str, ...] = knob(
+        (), "Names of models that are loaded at the start and never make room for others.", many=True, metavar="NAME"
+    )
+    keep_alive: float = knob(
+        -1.0,
+        "How long an unused model stays in memory: 30, 30s, 5m, 1h; 0 not at all, -1 for as long as there is room.",
+        duration,
+        metavar="TIME",
+        unit="seconds",
     )
 
 
@@ -182,6 +210,7 @@ class MachineSettings:
 SECTIONS: tuple[type[object], ...] = (
     ModelSettings,
     BatchSettings,
+    ResidencySettings,
     SpeculationSettings,
     ServerSettings,
     MachineSettings,

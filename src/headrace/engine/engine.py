@@ -169,6 +169,7 @@ class Engine:
             thread.join(timeout)
             if thread.is_alive():
                 raise EngineError(f"the step loop did not end within {timeout:.0f} s")
+        self._listener = lambda events: None  # the listener knows the engine: nothing would ever free the two
 
     def _refuse_if_closed(self) -> None:
         if self._dead is not None:

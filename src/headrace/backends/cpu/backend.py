@@ -122,6 +122,47 @@ def load(
         ModelFileError: a tensor is missing, of a wrong shape, or holds a value that is not finite.
         MemoryPlanError: the memory is not there.
     """
+    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize)
+    try:
+        _set_tensors(backend._handle(), checkpoint, progress)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def measure(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    max_model_len: int,
+    max_batch_tokens: int,
+    threads: int | None = None,
+    isa: str | None = None,
+    quantize: str | None = None,
+) -> tuple[int, int]:
+    """What `load` would take, without loading: bytes of weights and activations, and of one KV block.
+
+    Raises:
+        ConfigError, MemoryPlanError: as `load`.
+    """
+    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize)
+    try:
+        return sum(item.bytes for item in backend.memory()), backend.kv_block_bytes
+    finally:
+        backend.close()
+
+
+def _create(
+    checkpoint: Checkpoint,
+    dtype: str,
+    max_model_len: int,
+    max_batch_tokens: int,
+    threads: int | None,
+    isa: str | None,
+    quantize: str | None,
+) -> CpuBackend:
+    """A model without weights: address space, of which nothing has been touched."""
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     available = library.available_isas()
@@ -142,13 +183,7 @@ def load(
     if native is None:
         kind = MemoryPlanError if str(error) == "out of memory" else HeadraceError
         raise kind(f"cannot hold the model {checkpoint.name}: {error}")
-    backend = CpuBackend(native, checkpoint.spec)
-    try:
-        _set_tensors(native, checkpoint, progress)
-    except BaseException:
-        backend.close()
-        raise
-    return backend
+    return CpuBackend(native, checkpoint.spec)
 
 
 def _available_processors() -> int:

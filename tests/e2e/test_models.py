@@ -1,0 +1,132 @@
+"""Several models in one process: they come when asked for, leave when others need the room, and give memory back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from headrace.weights import Store
+from headrace.weights.index import configured_index
+from tests.e2e.server import ServerProcess, serve
+
+MIB = 1 << 20
+CALL = {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def weights() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Store(cache / "headrace", index_url=configured_index(os.environ, Path.home())).resolve()
+
+
+@pytest.fixture(scope="module")
+def files(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One model twice: two models, to the server."""
+    folder = tmp_path_factory.mktemp("models")
+    one, two = folder / "one.gguf", folder / "two.gguf"
+    one.symlink_to(weights)
+    two.symlink_to(weights)
+    return one, two
+
+
+def ask(server: ServerProcess, model: str, **more: Any) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/completions", json={**CALL, "model": model, **more}, timeout=60)
+
+
+def text_of(response: httpx.Response) -> str:
+    assert response.status_code == 200, response.text
+    return str(response.json()["choices"][0]["text"])
+
+
+def loaded(server: ServerProcess) -> set[str]:
+    metrics = server.metrics()
+    return {name for name in ("one", "two") if metrics[f'headrace:model_loaded{{engine="0",model_name="{name}"}}']}
+
+
+def wait_for(condition: Any, seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_models_take_turns_and_memory_returns(files: tuple[Path, Path]) -> None:
+    one, two = files
+    with serve(f"one={one}", f"two={two}", "--memory-budget", "300MiB", "--max-model-len", "512") as server:
+        assert loaded(server) == {"one"}
+        text = text_of(ask(server, "one"))
+        assert "Paris" in text
+        assert text_of(ask(server, "two")) == text
+        assert loaded(server) == {"two"}
+        sizes = []
+        for name in ("one", "two") * 3:
+            assert text_of(ask(server, name)) == text
+            sizes.append(server.resident_anonymous())
+        assert max(sizes) - min(sizes[1:]) < 40 * MIB, [size // MIB for size in sizes]
+        assert sizes[-1] - sizes[1] < 10 * MIB, "what leaves gives back what it took"
+        entries = httpx.get(f"{server.url}/v1/models").json()["data"]
+        assert [entry["id"] for entry in entries] == ["one", "two"]
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert server.stop() == 0, server.output()
+
+
+def test_an_idle_model_leaves_and_its_memory_with_it(files: tuple[Path, Path]) -> None:
+    with serve(f"one={files[0]}", "--keep-alive", "1s", "--kv-cache-memory", "64MiB") as server:
+        wait_for(lambda: not loaded_one(server))
+        empty = server.resident_anonymous()
+        assert "Paris" in text_of(ask(server, "one"))
+        full = server.resident_anonymous()
+        assert full - empty > 80 * MIB, "the weights alone have 92 MiB"
+        assert httpx.get(f"{server.url}/health/ready").status_code == 200
+        wait_for(lambda: not loaded_one(server))
+        wait_for(lambda: server.resident_anonymous() - empty < 15 * MIB, 5)
+
+
+def loaded_one(server: ServerProcess) -> bool:
+    return server.metrics()['headrace:model_loaded{engine="0",model_name="one"}'] == 1
+
+
+def test_both_fit_and_answer_at_once(files: tuple[Path, Path]) -> None:
+    one, two = files
+    with serve(
+        f"one={one}", f"two={two}", "--pin", "two", "--memory-budget", "1GiB", "--max-model-len", "512"
+    ) as server:
+        assert loaded(server) == {"one", "two"}
+        texts: list[str] = []
+        threads = [
+            threading.Thread(target=lambda name=name: texts.append(text_of(ask(server, name, max_tokens=64))))
+            for name in ("one", "two") * 4
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(texts) == 8
+        assert len(set(texts)) == 1, "a model's answer depends on nothing but the request"
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+
+
+def test_a_model_that_breaks_on_disk_is_one_models_trouble(weights: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.gguf", tmp_path / "two.gguf"
+    shutil.copy(weights, one)
+    shutil.copy(weights, two)
+    with serve(f"one={one}", f"two={two}", "--memory-budget", "300MiB", "--max-model-len", "512") as server:
+        whole = two.read_bytes()
+        two.write_bytes(whole[: len(whole) // 2])
+        answer = ask(server, "two")
+        assert answer.status_code == 503
+        assert answer.json()["error"]["message"] == "The model `two` could not be loaded."
+        assert str(tmp_path) not in answer.text
+        assert "two.gguf" in server.output(), "the log says why"
+        assert "Paris" in text_of(ask(server, "one"))
+        two.write_bytes(whole)
+        wait_for(lambda: ask(server, "two").status_code == 200)
+        assert ask(server, "three").status_code == 404
