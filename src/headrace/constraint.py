@@ -79,14 +79,12 @@ class Matcher(Protocol):
         ...
 
     def mask(self) -> bytes | None:
-        """The tokens that may come next: bit ``t % 32`` of the little-endian 32-bit word ``t // 32``. None: all.
-
-        The same object until the next `advance`. Cheap after `Grammar.prepare`.
-        """
+        """The tokens that may come next: bit ``t % 32`` of the little-endian 32-bit word ``t // 32``. None: all."""
         ...
 
     def advance(self, token: int) -> bool:
-        """Take the token that was chosen. False: the text is complete, or the grammar cannot go on (``error``)."""
+        """Take the token that was chosen and make the next mask. False: the text is complete, or the grammar cannot go
+        on (``error``)."""
         ...
 
 
@@ -95,10 +93,6 @@ class Grammar(Protocol):
 
     def matcher(self) -> Matcher:
         """A new one, at the beginning, with its mask ready."""
-        ...
-
-    def prepare(self, matchers: Sequence[Any]) -> None:
-        """Make the masks of these matchers, of this grammar or others of the same vocabulary, all at once."""
         ...
 
 
