@@ -242,7 +242,8 @@ int check(const hr_sampling& s, int32_t vocab) {
                           s.repetition_penalty > 0.0 && std::isfinite(s.repetition_penalty) && std::isfinite(s.presence_penalty) &&
                           std::isfinite(s.frequency_penalty) && s.top_k >= 0;
   const bool counts_ok = s.history_length >= 0 && s.bias_count >= 0 && s.prompt_length >= 0 &&
-                         (s.prompt_length <= s.history_length || s.history_length == 0);
+                         (s.prompt_length <= s.history_length || s.history_length == 0) &&
+                         (s.mask == nullptr || s.mask_words >= 0) && std::isfinite(s.green_delta);
   for (int32_t i = 0; i < s.bias_count; ++i)
     if (!(s.bias_values[i] < HUGE_VAL)) return HR_SAMPLE_BAD_PARAM;
   if (!numbers_ok || !counts_ok) return HR_SAMPLE_BAD_PARAM;
@@ -278,6 +279,8 @@ void adjust(float* logits, int32_t vocab, const hr_sampling& s, const Scratch& s
   }
   for (int32_t i = 0; i < s.bias_count; ++i)
     logits[s.bias_ids[i]] = static_cast<float>(logits[s.bias_ids[i]] + s.bias_values[i]);
+  if (s.mask) apply_mask(logits, vocab, s.mask, s.mask_words);
+  if (s.green_below) raise_green(logits, vocab, s.green_seed, s.green_below, s.green_delta);
   if (s.repetition_penalty != 1.0 || s.presence_penalty != 0.0 || s.frequency_penalty != 0.0)
     penalise(logits, s, scratch.counts);
 }
@@ -344,11 +347,13 @@ int hr_sampling_cut(const float* logits, int32_t vocab, const hr_sampling* sampl
   return HR_SAMPLE_OK;
 }
 
+uint32_t hr_green(uint64_t seed, int32_t token) { return green_hash(seed, static_cast<uint32_t>(token)); }
+
 const char* hr_sampling_error(int code) {
   switch (code) {
     case HR_SAMPLE_OK: return "ok";
     case HR_SAMPLE_NOT_FINITE: return "the model produced a logit that is NaN or infinite";
-    case HR_SAMPLE_ALL_BANNED: return "logit_bias and allowed_token_ids leave no token to choose";
+    case HR_SAMPLE_ALL_BANNED: return "logit_bias, allowed_token_ids and what the answer is held to leave no token to choose";
     case HR_SAMPLE_BAD_ID: return "a token id is outside the vocabulary";
     default: return "a sampling parameter is out of its limits";
   }

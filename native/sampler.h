@@ -1,7 +1,8 @@
 // Choosing one token from one row of logits: the native half of headrace.types.RowSampling.
 //
-// Order of the steps (vLLM v1's, docs.vllm.ai, vllm.v1.sample.sampler): allowed ids -> bias -> repetition, frequency and
-// presence penalty -> [logprobs are taken here] -> arg-max, or temperature -> min-p -> top-k -> top-p -> draw.
+// Order of the steps (vLLM v1's, docs.vllm.ai, vllm.v1.sample.sampler): allowed ids -> bias -> mask -> green list ->
+// repetition, frequency and presence penalty -> [logprobs are taken here] -> arg-max, or temperature -> min-p -> top-k ->
+// top-p -> draw.
 //
 // Tokens are ordered by (logit descending, id ascending), so every set below is unique:
 //   min-p  keeps tokens whose probability is at least min_p times that of the most likely one;
@@ -47,6 +48,11 @@ typedef struct hr_sampling {
   int32_t bias_count;
   int32_t allowed_count;  // -1: all tokens are allowed
   const int32_t* allowed;
+  const uint32_t* mask;  // null: all may come; else bit t % 32 of word t / 32, and what lies beyond may not
+  uint64_t green_seed;   // see hr_green
+  double green_delta;    // added to the logits of green tokens
+  uint32_t green_below;  // 0: no green list
+  int32_t mask_words;
 } hr_sampling;
 
 // What came out. `top_ids` and `top_logprobs` are the caller's, with room for as many entries as asked for; `top_count`
@@ -83,6 +89,9 @@ HR_SAMPLER_EXPORT int hr_token_logprobs(const float* logits, int32_t vocab, int3
 // taken as already adjusted. With temperature 0 the last kept is the arg-max.
 HR_SAMPLER_EXPORT int hr_sampling_cut(const float* logits, int32_t vocab, const hr_sampling* sampling, void* scratch,
                                       float* logit, int32_t* id);
+
+// The hash by which a token is green: if it is less than `green_below` (headrace.watermark says the same in Python).
+HR_SAMPLER_EXPORT uint32_t hr_green(uint64_t seed, int32_t token);
 
 // What a code means, in words.
 HR_SAMPLER_EXPORT const char* hr_sampling_error(int code);

@@ -90,6 +90,25 @@ HR_CLONES double find_group_mass(const float* logits, int32_t vocab, const float
   return total;
 }
 
+HR_CLONES void apply_mask(float* logits, int32_t vocab, const uint32_t* mask, int32_t words) {
+  const int32_t whole = vocab / 32 < words ? vocab / 32 : words;
+  for (int32_t w = 0; w < whole; ++w) {
+    const uint32_t bits = mask[w];
+    if (bits == UINT32_MAX) continue;
+    float* at = logits + 32 * w;
+    for (int i = 0; i < 32; ++i) at[i] = (bits >> i) & 1 ? at[i] : -kInfinity;
+  }
+  for (int32_t id = 32 * whole; id < vocab; ++id)
+    if (id / 32 >= words || !((mask[id / 32] >> (id % 32)) & 1)) logits[id] = -kInfinity;
+}
+
+HR_CLONES void raise_green(float* logits, int32_t vocab, uint64_t seed, uint32_t below, double delta) {
+  for (int32_t id = 0; id < vocab; ++id) {
+    const float raised = static_cast<float>(logits[id] + delta);
+    logits[id] = green_hash(seed, static_cast<uint32_t>(id)) < below ? raised : logits[id];
+  }
+}
+
 HR_CLONES int32_t count_before(const float* logits, int32_t vocab, Candidate token) {
   int32_t count = 0;
   for (int32_t id = 0; id < vocab; ++id)

@@ -1,10 +1,11 @@
-// The sampler's three vector passes over a row of logits, and the order of tokens that they share with it.
+// The sampler's vector passes over a row of logits, and the order of tokens that they share with it.
 //
 // Compiled for three instruction sets and resolved once by the loader, with the same bits from each.
 #pragma once
 
 #include <cfloat>
 #include <cstdint>
+#include <initializer_list>
 
 namespace headrace {
 
@@ -31,6 +32,26 @@ bool find_group_max(const float* logits, int32_t vocab, float* group_max);
 // Writes the mass, sum of exp((logit - max) * inverse_temperature), of what each group keeps; returns the total.
 double find_group_mass(const float* logits, int32_t vocab, const float* group_max, float max, float inverse_temperature,
                        Candidate cut, double* group_mass);
+
+// Bans every token whose bit is not set, and those beyond the mask's words.
+void apply_mask(float* logits, int32_t vocab, const uint32_t* mask, int32_t words);
+
+// Adds `delta` to the logits of all green tokens.
+void raise_green(float* logits, int32_t vocab, uint64_t seed, uint32_t below, double delta);
+
+// Two rounds of a 32-bit mixer (Wellons, "Prospecting for hash functions", lowbias32), half of the seed before each.
+inline uint32_t green_hash(uint64_t seed, uint32_t token) {
+  uint32_t x = token + static_cast<uint32_t>(seed);
+  for (uint32_t more : {static_cast<uint32_t>(seed >> 32), uint32_t{0}}) {
+    x ^= x >> 16;
+    x *= 0x7feb352dU;
+    x ^= x >> 15;
+    x *= 0x846ca68bU;
+    x ^= x >> 16;
+    x += more;
+  }
+  return x;
+}
 
 // How many tokens come before `token` in the order.
 int32_t count_before(const float* logits, int32_t vocab, Candidate token);

@@ -1,4 +1,4 @@
-"""What an answer is held to, as plain data: a constraint, the shape of tool calls, and what compiled grammars offer.
+"""What an answer is held to: a constraint, the shape of tool calls, and what compiled grammars offer.
 
 A `Constraint` is what was asked for. The grammar room compiles it, off the event loop and off the step loop, into a
 `Grammar`; each sequence takes a `Matcher` of it, which says before every token which ones may come.
@@ -94,25 +94,3 @@ class Grammar(Protocol):
     def matcher(self) -> Matcher:
         """A new one, at the beginning, with its mask ready."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Watermark:
-    """A green list after Kirchenbauer et al. ("A watermark for large language models", ICML 2023).
-
-    A pseudo-random function of (``key``, previous token, token) calls the share ``gamma`` of the vocabulary green at
-    each position; ``delta`` is added to the logits of green tokens.
-    """
-
-    key: int
-    gamma: float = 0.5
-    delta: float = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class GreenList:
-    """A `Watermark` at one position: token ``t`` is green if its hash with ``seed`` is below ``gamma``."""
-
-    seed: int
-    gamma: float
-    delta: float

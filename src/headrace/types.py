@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, dataclass_transform
 
-from headrace.constraint import Grammar, GreenList, Watermark
+from headrace.constraint import Grammar
+from headrace.watermark import GreenList, Watermark
 
 _T = TypeVar("_T")
 

@@ -1,12 +1,16 @@
 """A scripted engine and a byte-per-token vocabulary: everything that the HTTP side needs, without a model."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.api import App, Models, Served, ServerSettings, constant, host
+from headrace.constraint import Constraint, Grammar
 from headrace.errors import EngineDead, HeadraceError, InvalidRequest, QueueFull
+from headrace.grammar.compiler import Compiler
+from headrace.grammar.vocabulary import Vocabulary
 from headrace.metrics import Recorder
 from headrace.stats import EngineStats, Health
 from headrace.text.output import OutputText
@@ -39,6 +43,7 @@ class ByteWords:
     def __init__(self) -> None:
         self.tokenizer = byte_tokenizer()
         self.eos_token_ids = frozenset({EOS})
+        self._compiler = Compiler(lambda: Vocabulary(self.tokenizer, 257, self.eos_token_ids))
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -65,6 +70,9 @@ class ByteWords:
 
     def token_bytes(self, token: int) -> bytes:
         return self.tokenizer.token_bytes(token)
+
+    async def constrain(self, constraint: Constraint) -> Grammar:
+        return await asyncio.wrap_future(self._compiler.compile(constraint))
 
     def open_output(self, sampling: SamplingParams, prompt: Sequence[int]) -> OutputText:
         return OutputText(self.tokenizer, sampling, prompt=prompt)

@@ -40,6 +40,11 @@ class _Sampling(ctypes.Structure):
         ("bias_count", ctypes.c_int32),
         ("allowed_count", ctypes.c_int32),
         ("allowed", ctypes.POINTER(ctypes.c_int32)),
+        ("mask", ctypes.c_char_p),
+        ("green_seed", ctypes.c_uint64),
+        ("green_delta", ctypes.c_double),
+        ("green_below", ctypes.c_uint32),
+        ("mask_words", ctypes.c_int32),
     )
 
 
@@ -73,6 +78,11 @@ def _structure(sampling: RowSampling) -> _Sampling:
         bias_count=len(ids),
         allowed_count=-1 if allowed is None else len(allowed),
         allowed=None if allowed is None else (ctypes.c_int32 * len(allowed))(*allowed),
+        mask=sampling.mask,
+        mask_words=len(sampling.mask or b"") // 4,
+        green_seed=sampling.green.seed if sampling.green else 0,
+        green_delta=sampling.green.delta if sampling.green else 0.0,
+        green_below=sampling.green.below if sampling.green else 0,
     )
 
 

@@ -20,7 +20,8 @@ LENGTH = 100
 
 @pytest.fixture(scope="module")
 def words(model: Path) -> ModelWords:
-    return ModelWords(open_checkpoint(model).text)
+    checkpoint = open_checkpoint(model)
+    return ModelWords(checkpoint.text, checkpoint.spec.vocab_size)
 
 
 def settings(model: Path | None = None, method: str | None = None) -> config.Config:

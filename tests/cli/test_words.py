@@ -16,7 +16,7 @@ HELLO = Conversation(({"role": "user", "content": "Hello"},))
 
 def test_words_go_there_and_back(model: Path) -> None:
     source = open_checkpoint(model).text
-    words = ModelWords(source)
+    words = ModelWords(source, 1000)
     ids = words.encode("Hello, wörld", True)
     assert words.decode(ids) == "Hello, wörld"
     assert b"".join(words.token_bytes(token) for token in ids).decode() == "Hello, wörld"
@@ -28,7 +28,7 @@ def test_words_go_there_and_back(model: Path) -> None:
 
 
 def test_a_model_without_a_template_says_so(model: Path) -> None:
-    words = ModelWords(replace(open_checkpoint(model).text, chat_templates={}))
+    words = ModelWords(replace(open_checkpoint(model).text, chat_templates={}), 1000)
     assert not words.can_chat
     words.prepare()
     with pytest.raises(InvalidRequest, match="no chat template"):

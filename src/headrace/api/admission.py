@@ -32,11 +32,14 @@ async def admit(
     ``arrival`` is in seconds of ``time.monotonic()``.
 
     Raises:
-        InvalidRequest: a prompt is empty or does not fit; the template refuses the messages.
+        InvalidRequest: a prompt is empty or does not fit; the template refuses the messages; what the answer is to be
+            held to does not compile.
+        QueueFull: too many wait to have theirs compiled.
     """
     _refuse_hopeless(call.content, served)
     prompts = await encode(call.content, served.words)
     banned = _bad_words(call.bad_words, served.words)
+    grammar = None if call.constraint is None else await served.words.constrain(call.constraint)
     timeouts = [limit for limit in (call.timeout, request_timeout) if limit is not None]
     deadline = arrival + min(timeouts) if timeouts else None
     admitted = []
@@ -45,6 +48,8 @@ async def admit(
             _fit(call, len(prompt), served.limits.max_model_len),
             eos_token_ids=served.words.eos_token_ids,
             bad_words=banned,
+            grammar=grammar,
+            watermark=served.watermark if call.watermark else None,
         )
         request = Request(
             id=f"{call_id}-{index}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 
+from headrace.constraint import Constraint, Grammar
 from headrace.stats import EngineStats, Health
 from headrace.text.output import OutputDelta
 from headrace.types import FinishReason, Request, SamplingParams, TokenEvent
@@ -94,6 +95,15 @@ class Words(Protocol):
 
     def token_bytes(self, token: int) -> bytes:
         """One token's bytes; alone they need not be valid UTF-8."""
+        ...
+
+    async def constrain(self, constraint: Constraint) -> Grammar:
+        """The compiled grammar of a constraint.
+
+        Raises:
+            InvalidRequest: it has a fault, or something that is not supported.
+            QueueFull: too many wait to be compiled.
+        """
         ...
 
     def open_output(self, sampling: SamplingParams, prompt: Sequence[int]) -> OutputPort:

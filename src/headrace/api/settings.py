@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headrace.api.ports import Words
+from headrace.watermark import PUBLIC, Watermark
 from headrace.wire.limits import Limits
 
 PLACEHOLDER_NAMES = frozenset({"", "dummy", "tgi"})
@@ -23,6 +24,8 @@ class Served:
     """Unix time, for ``/v1/models``."""
     fingerprint: str = "headrace"
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    watermark: Watermark = PUBLIC
+    """For calls that ask for a mark."""
 
     def name_for(self, asked: str | None) -> str:
         """The name that the answer to a call for ``asked`` carries."""

@@ -154,7 +154,7 @@ def _words(checkpoint: Checkpoint, phases: Phases, meanwhile: Callable[[], None]
     with phases.phase("tokenizer"):
         from headrace.cli.words import ModelWords
 
-        words = ModelWords(checkpoint.text)
+        words = ModelWords(checkpoint.text, checkpoint.spec.vocab_size)
         words.prepare()
     meanwhile()
     return words

@@ -84,7 +84,7 @@ def _load(config: Config, model: str, words: ModelWords, max_model_len: int) -> 
     from headrace.cli.words import ModelWords
 
     checkpoint = open_checkpoint(find_model(config, model))
-    theirs = ModelWords(checkpoint.text)
+    theirs = ModelWords(checkpoint.text, checkpoint.spec.vocab_size)
     for token in range(0, checkpoint.spec.vocab_size, max(checkpoint.spec.vocab_size // _COMPARED, 1)):
         if words.token_bytes(token) != theirs.token_bytes(token):
             raise ConfigError(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
+from headrace.constraint import Constraint, Grammar
 from headrace.errors import InvalidRequest
+from headrace.grammar.compiler import Compiler
+from headrace.grammar.vocabulary import Vocabulary
 from headrace.text.chat import encode_chat
 from headrace.text.output import OutputText
 from headrace.text.template import load_template
@@ -13,12 +17,15 @@ from headrace.types import SamplingParams
 from headrace.weights import TextSource
 from headrace.wire.calls import Conversation
 
+COMPILE_SECONDS = 10.0
+"""The longest that a request waits for its grammar. The compiler's own limits keep it under one or two."""
+
 
 class ModelWords:
     """Words ↔ ids of one checkpoint. May be called on any thread."""
 
-    def __init__(self, source: TextSource) -> None:
-        """Build tokenizer and template.
+    def __init__(self, source: TextSource, vocab_size: int) -> None:
+        """Build tokenizer and template for a model with ``vocab_size`` logits.
 
         Raises:
             ModelFileError, UnsupportedModel: the checkpoint's description of them is broken, or of an unknown kind.
@@ -26,6 +33,7 @@ class ModelWords:
         self._tokenizer: Tokenizer = load_tokenizer(source)
         self._template = load_template(source)
         self.eos_token_ids = source.eos_token_ids
+        self._compiler = Compiler(lambda: Vocabulary(self._tokenizer, vocab_size, self.eos_token_ids))
 
     @property
     def can_chat(self) -> bool:
@@ -88,3 +96,21 @@ class ModelWords:
     def open_output(self, sampling: SamplingParams, prompt: Sequence[int]) -> OutputText:
         """The text of a new sequence that continues ``prompt``."""
         return OutputText(self._tokenizer, sampling, prompt=prompt)
+
+    async def constrain(self, constraint: Constraint) -> Grammar:
+        """The compiled grammar of a constraint. The event loop goes on meanwhile.
+
+        Raises:
+            InvalidRequest: it has a fault, or something that is not supported, or takes too long to compile.
+            QueueFull: too many wait to be compiled.
+        """
+        future = self._compiler.compile(constraint)
+        try:
+            if future.done():
+                return future.result()
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), COMPILE_SECONDS)
+        except TimeoutError:
+            message = f"it does not compile within {COMPILE_SECONDS:.0f} s; simplify it"
+        except InvalidRequest as error:  # raised anew: the same one may be kept for many requests
+            message = str(error)
+        raise InvalidRequest(f"{constraint.field}: {message}", constraint.field)

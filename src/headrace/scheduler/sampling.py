@@ -7,7 +7,9 @@ from array import array
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
+from headrace.constraint import Matcher
 from headrace.types import GREEDY, RowSampling, SamplingParams
+from headrace.watermark import green_list
 
 _BAN = -math.inf
 
@@ -49,12 +51,16 @@ class SamplingRule:
 
     A rule whose answer never changes (greedy, nothing else asked for) gives one shared object for ever. ``min_tokens``
     bans the stop tokens until that many were generated; bad words are matched against the output alone, as vLLM does.
+    ``matcher``, if there is one, stands where the sequence's last token is: only there can the rule be asked.
     """
 
-    __slots__ = ("_bias", "_fixed", "_free_from", "_min_bias", "_params", "_penalised", "_prompt", "_seed", "_words")
+    __slots__ = (
+        "_bias", "_fixed", "_free_from", "_matcher", "_min_bias", "_params", "_penalised", "_prompt", "_seed", "_words",
+    )  # fmt: skip
 
-    def __init__(self, params: SamplingParams, seed: int, num_prompt: int) -> None:
+    def __init__(self, params: SamplingParams, seed: int, num_prompt: int, matcher: Matcher | None = None) -> None:
         self._params = params
+        self._matcher = matcher
         self._seed = seed
         self._prompt = num_prompt
         self._free_from = num_prompt + params.min_tokens
@@ -63,12 +69,15 @@ class SamplingRule:
             if len(word) > 1:
                 self._words.setdefault(word[-2], []).append(word)
         self._bias = _with_bans(params.logit_bias, always_banned(params))
+        if matcher is not None and params.ignore_eos:  # a grammar ends by being complete
+            self._bias = _with_bans(self._bias, params.eos_token_ids)
         self._min_bias = _with_bans(self._bias, stop_token_ids(params)) if params.min_tokens else self._bias
         self._penalised = not (
             params.repetition_penalty == 1.0 and params.presence_penalty == 0.0 and params.frequency_penalty == 0.0
         )
         self._fixed: RowSampling | None = None
-        if params.temperature == 0.0 and not self._penalised and not self._words:
+        changes = self._penalised or self._words or matcher is not None or params.watermark is not None
+        if params.temperature == 0.0 and not changes:
             plain = self._row(array("i"), self._bias)
             self._fixed = GREEDY if plain.is_plain_greedy else plain
 
@@ -105,4 +114,6 @@ class SamplingRule:
             bias,
             params.allowed_token_ids,
             params.logprobs,
+            None if self._matcher is None else self._matcher.mask(),
+            None if params.watermark is None else green_list(params.watermark, tokens[-1]),
         )

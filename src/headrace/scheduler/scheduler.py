@@ -167,6 +167,12 @@ class Scheduler:
             finish = FinishReason.STOP
         elif len(sequence.tokens) >= owner.end:
             finish = FinishReason.LENGTH
+        if tokens and stop is None and sequence.matcher is not None and not sequence.matcher.advance(tokens[-1]):
+            broken = sequence.matcher.error
+            if broken is None:
+                finish = FinishReason.STOP  # the grammar's text is complete
+            elif finish is None:
+                error = broken
         events.append(
             TokenEvent(owner.request.id, sequence.index, tokens, logprobs, finish, stop, embedding=answer.embedding)
         )

@@ -202,6 +202,8 @@ class Speculation:
             if not odds.length:
                 odds.skip()
             left = sequence.owner.end - len(sequence.tokens) - 1
+            if sequence.matcher is not None:
+                left = 0  # which tokens may come is known for the next one alone
             wanted.append((sequence, min(odds.length, most, left)))
         return wanted
 

@@ -83,6 +83,7 @@ class SequenceState:
         "keys",
         "last_token_at",
         "lease",
+        "matcher",
         "num_computed",
         "order",
         "owner",
@@ -109,7 +110,9 @@ class SequenceState:
         self.index = index
         self.order = (request.priority, owner.order, index)
         """Its rank: the lowest is served first, the highest preempted first."""
-        self.rule = SamplingRule(request.sampling, derive_seed(owner.seed, index), len(request.prompt))
+        params = request.sampling
+        self.matcher = None if params.grammar is None else params.grammar.matcher()
+        self.rule = SamplingRule(params, derive_seed(owner.seed, index), len(request.prompt), self.matcher)
         owner.sequences[index] = self
 
     @property

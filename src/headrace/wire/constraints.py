@@ -40,6 +40,8 @@ def parse_constraint(fields: Fields, limits: Limits) -> Constraint | None:
     Raises:
         InvalidRequest: naming the field, the limit and the fix.
     """
+    if not fields.has_any(FIELDS):
+        return None
     found = [
         constraint
         for constraint in (

@@ -60,6 +60,10 @@ class Fields:
         """The value as it is, None if it is missing or null."""
         return self._body.get(name)
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Whether the object has one of these fields at all."""
+        return not names.isdisjoint(self._body)
+
     def boolean(self, name: str, default: bool = False) -> bool:
         """True or false, nothing that merely looks like it."""
         value = self._body.get(name)

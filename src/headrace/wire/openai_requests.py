@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace.errors import InvalidRequest, Unsupported
 from headrace.types import SamplingParams
-from headrace.wire import sampling
+from headrace.wire import constraints, sampling
 from headrace.wire.calls import AnswerStyle, Call, Conversation, Prompts
 from headrace.wire.fields import Fields, check_text, shown
 from headrace.wire.limits import Limits
@@ -20,7 +20,7 @@ COMPLETION_DEFAULT_MAX_TOKENS = 16
 _SALT = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _INT32 = sampling.INT32
 
-_COMMON = sampling.FIELDS | {
+_COMMON = sampling.FIELDS | constraints.FIELDS | {
     "model", "n", "best_of", "stream", "stream_options", "logprobs", "priority", "cache_salt", "echo",
     "add_special_tokens", "return_token_ids", "return_tokens_as_token_ids", "timeout",
 }  # fmt: skip
@@ -106,6 +106,7 @@ def _call(
         priority=fields.integer("priority", -_INT32, _INT32) or 0,
         cache_salt=cache_salt(fields),
         timeout=fields.number("timeout", 0, limits.max_timeout, above=True),
+        constraint=constraints.parse_constraint(fields, limits),
     )
 
 

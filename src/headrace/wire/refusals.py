@@ -14,7 +14,6 @@ from typing import Any
 from headrace.errors import InvalidRequest, Unsupported
 
 _TOOLS = "tools are not supported yet"
-_CONSTRAINED = "constrained output is not supported yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,6 @@ NOT_HONOURED: Mapping[str, Refusal] = {
     "tool_choice": Refusal(("none", "auto"), _TOOLS),
     "functions": Refusal(([],), _TOOLS),
     "function_call": Refusal(("none", "auto"), _TOOLS),
-    "response_format": Refusal(({"type": "text"},), _CONSTRAINED),
     "suffix": Refusal(("",), "filling in the middle is not supported"),
     "store": Refusal((False,), "answers are not stored"),
     "service_tier": Refusal(("auto", "default"), "there is one tier; use priority"),
@@ -52,13 +50,6 @@ NOT_HONOURED: Mapping[str, Refusal] = {
     "documents": Refusal(([],), "put documents into the messages"),
     "chat_template": Refusal((), "templates come with the model, never with a request"),
     "mm_processor_kwargs": Refusal(({},), "only text is supported"),
-    "structured_outputs": Refusal((), _CONSTRAINED),
-    "guided_json": Refusal((), _CONSTRAINED),
-    "guided_regex": Refusal((), _CONSTRAINED),
-    "guided_choice": Refusal((), _CONSTRAINED),
-    "guided_grammar": Refusal((), _CONSTRAINED),
-    "guided_decoding_backend": Refusal((), _CONSTRAINED),
-    "guided_whitespace_pattern": Refusal((), _CONSTRAINED),
     "request_id": Refusal((), "send the header X-Request-Id instead"),
     "kv_transfer_params": Refusal((), "it is not for clients"),
     "vllm_xargs": Refusal(({},), "there are no extension arguments"),

@@ -21,7 +21,7 @@ from headrace.backends.cpu.library import (
 )
 from headrace.types import GREEDY, Plan, PlanRow, RowResult, RowSampling, StepResult, TokenLogprobs
 
-_SAMPLING = struct.Struct("@6d2Q2iP2i2P2iP")
+_SAMPLING = struct.Struct("@6d2Q2iP2i2P2i2PQdIi")
 """``hr_sampling`` (native/sampler.h), field for field."""
 
 _NOTHING = RowResult()
@@ -110,6 +110,9 @@ class Batch:
             len(bias),
             -1 if s.allowed is None else len(s.allowed),
             self._keep(array("i", s.allowed or ())),
+            0 if s.mask is None else self._keep(array("B", s.mask)),
+            *((0, 0.0, 0) if s.green is None else (s.green.seed, s.green.delta, s.green.below)),
+            0 if s.mask is None else len(s.mask) // 4,
         )
         self._tops += s.logprobs or 0
 

@@ -1,7 +1,8 @@
 """Choosing one token from one row of logits, as plainly as NumPy can say it: full sorts, float64 sums.
 
 The steps and their order are those of `native/sampler.h`, which says where they come from:
-allowed ids → bias → penalties → (logprobs) → arg-max, or temperature → min-p → top-k → top-p → draw.
+allowed ids → bias → mask → green list → penalties → (logprobs) → arg-max, or temperature → min-p → top-k → top-p →
+draw.
 Tokens are ordered by (logit descending, id ascending) wherever an order matters.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.types import RowSampling, TokenLogprobs
+from headrace.watermark import green_hash
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -49,7 +51,7 @@ def uniform(seed: int, position: int) -> float:
 
 
 def adjusted(logits: Floats, sampling: RowSampling) -> Floats:
-    """The logits [vocab] after allowed ids, bias and penalties, each rounded to float32.
+    """The logits [vocab] after allowed ids, bias, mask, green list and penalties, each rounded to float32.
 
     Raises:
         SamplingError: a logit is NaN or +inf, or no token is left.
@@ -61,6 +63,13 @@ def adjusted(logits: Floats, sampling: RowSampling) -> Floats:
         z[banned] = -np.inf
     for token, bias in sampling.bias.items():
         z[token] = np.float32(float(z[token]) + bias)
+    if sampling.mask is not None:
+        bits = np.unpackbits(np.frombuffer(sampling.mask, np.uint8), bitorder="little")[: len(z)].astype(bool)
+        z[~np.pad(bits, (0, len(z) - len(bits)))] = -np.inf
+    if sampling.green is not None:
+        seed, below = sampling.green.seed, sampling.green.below
+        green = np.array([green_hash(seed, token) < below for token in range(len(z))])
+        z[green] = (z[green].astype(np.float64) + sampling.green.delta).astype(np.float32)
     output = Counter(sampling.history[sampling.prompt_length :])
     for token in set(sampling.history):
         x = float(z[token])
@@ -71,7 +80,7 @@ def adjusted(logits: Floats, sampling: RowSampling) -> Floats:
     if np.isnan(z).any() or z.max() == np.inf:
         raise SamplingError("the model produced a logit that is NaN or infinite")
     if z.max() == -np.inf:
-        raise SamplingError("logit_bias and allowed_token_ids leave no token to choose")
+        raise SamplingError("logit_bias, allowed_token_ids and what the answer is held to leave no token to choose")
     return z
 
 
