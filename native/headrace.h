@@ -42,10 +42,14 @@ typedef struct hr_spec {
 
 enum { HR_FLOAT32 = 0, HR_BFLOAT16 = 1 };
 
+// What quantised weights are multiplied by: floats of the model's precision, which keeps every weight as it is, or integers
+// of so many bytes, which puts the weights on 8-bit grids (native/integer.h).
+enum { HR_FLOAT = 0, HR_INT8 = 1, HR_INT16 = 2 };
+
 // Creates an empty model. `threads` includes the calling one; `isa` is a name from hr_isas, or null for the best.
 // Null with a message on failure.
-HR_EXPORT hr_model* hr_create(const hr_spec* spec, int32_t dtype, int32_t max_batch_tokens, int32_t max_model_len,
-                              int32_t threads, const char* isa, char* error, int32_t error_size);
+HR_EXPORT hr_model* hr_create(const hr_spec* spec, int32_t dtype, int32_t activations, int32_t max_batch_tokens,
+                              int32_t max_model_len, int32_t threads, const char* isa, char* error, int32_t error_size);
 HR_EXPORT void hr_destroy(hr_model* model);
 
 // Tensors by their canonical names (headrace.weights.spec), in this order.

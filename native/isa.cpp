@@ -19,14 +19,14 @@ bool has_avx512() {
 }
 bool has_avx512bf16() {
   unsigned a, b, c, d;
-  return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+  return has_avx512() && __builtin_cpu_supports("avx512vnni") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
 }
 bool has_amx() {
 #if defined(__linux__)
   unsigned a, b, c, d;
   if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
-  if ((d & (amx_bf16 | amx_tile)) != (amx_bf16 | amx_tile)) return false;
+  const unsigned amx = 1u << 22 | 1u << 24 | 1u << 25;  // bf16, tiles, int8
+  if ((d & amx) != amx) return false;
   unsigned low, high;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   if ((low >> 17 & 3) != 3) return false;  // the system saves tile state

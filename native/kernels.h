@@ -110,6 +110,18 @@ struct Kernels {
   void (*expand)(const Strip* strip, int k_tiles, int first, int end, void* dst);
   // gemm for two strips that become tiles along the way; null where that gains nothing.
   void (*gemm_strips)(const void* a, int rows, const Strip* strips, int k_tiles, float* c);
+
+  // Products of integers; layouts are those of integer.h, `tiles` count 64 k.
+  void (*enter_integer)(int rows, int planes);
+  void (*norm)(const float* x, const float* weight, int n, float eps, void* out, int k_tiles, int row);  // fp32 rows
+  void (*row_of_a)(const void* a, int k_tiles, int row, float* out);  // a row of the float operand
+  void (*quantise)(const float* x, int tiles, int planes, void* a, int row);
+  void (*expand_integer)(const Strip* strip, int tiles, void* out);  // as a strip of bytes
+  // gemm for two strips of bytes.
+  void (*gemm_integer)(const void* a, int rows, int planes, const Strip* strips, int tiles, float* c, const void* ahead,
+                       int lines);
+  // The same for strips that become bytes along the way; null where that gains nothing.
+  void (*gemm_nibbles)(const void* a, int rows, int planes, const Strip* strips, int tiles, float* c);
 };
 
 // The table of one instruction set, or null where the compiler could not build it.

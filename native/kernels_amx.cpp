@@ -2,10 +2,11 @@
 //
 // A tile product takes the same time for 1 row as for 16, and its sums run over k in one order for every row, so one
 // kernel serves every batch size and keeps results independent of it.
+#include "integer.h"
 #include "kernels.h"
 #include "strips.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512BF16__)
 #include <immintrin.h>
 
 namespace hr {
@@ -211,6 +212,8 @@ static void attend_tiles(const AttentionCall* call, AttentionState* state) {
   }
 }
 
+#include "integer_amx.inl"
+
 static constexpr Kernels with_tiles() {
   Kernels t = rows_kernels<true, true>("amx");
   t.enter_gemm = enter_gemm;
@@ -218,6 +221,9 @@ static constexpr Kernels with_tiles() {
   t.leave = leave;
   t.gemm = gemm_tiles;
   t.gemm_strips = gemm_few;
+  t.enter_integer = enter_integer;
+  t.gemm_integer = gemm_bytes;
+  t.gemm_nibbles = gemm_nibbles;
   t.attend = attend_tiles;
   return t;
 }

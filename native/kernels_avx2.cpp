@@ -1,4 +1,5 @@
 // AVX2 + FMA (x86-64-v3).
+#include "integer.h"
 #include "kernels.h"
 #include "strips.h"
 

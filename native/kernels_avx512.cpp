@@ -1,4 +1,5 @@
 // AVX512 F, BW, VL, DQ (x86-64-v4).
+#include "integer.h"
 #include "kernels.h"
 #include "strips.h"
 

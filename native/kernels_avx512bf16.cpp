@@ -1,13 +1,15 @@
-// AVX512 with VDPBF16PS: two bf16 products per lane and instruction, for the linear layers.
+// AVX512 with VDPBF16PS and VPDPBUSD: two bf16 or four 8-bit products per lane and instruction, for the linear layers.
+#include "integer.h"
 #include "kernels.h"
 #include "strips.h"
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
 
 namespace hr {
 namespace {
 
+#define HR_VNNI
 #include "simd_avx512.inl"
 
 // R rows of a 32-column panel. `a` is the first row inside its 16-row group of bf16 tiles.

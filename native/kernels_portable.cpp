@@ -1,4 +1,5 @@
 // Any processor: 16-byte vectors of the compiler's own, which it maps on SSE2 or NEON.
+#include "integer.h"
 #include "kernels.h"
 #include "strips.h"
 

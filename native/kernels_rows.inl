@@ -1,8 +1,10 @@
 // The table of an instruction set that computes row by row; the ones with matrix instructions replace some entries.
 #pragma once
+#include "integer.inl"
 #include "strips.inl"
 
 static void enter_nothing(int) {}
+static void enter_nothing(int, int) {}
 static void no_tiles() {}
 
 template <bool BF16, bool ABF16>
@@ -30,5 +32,11 @@ static constexpr Kernels rows_kernels(const char* isa) {
   t.pack = pack16<BF16>;
   t.unpack = unpack_row<BF16>;
   t.expand = expand_strip<BF16>;
+  t.enter_integer = enter_nothing;
+  t.norm = norm_to_a<false>;
+  t.row_of_a = row_of_a<ABF16>;
+  t.quantise = quantise<kStoredBias>;
+  t.expand_integer = expand_integer;
+  t.gemm_integer = gemm_integer;
   return t;
 }

@@ -40,8 +40,11 @@ void Step::logits_pass(Walk& w, long greedy, long first, long count) {
   const long rows = greedy + count, ld = s_.logit_ld;
   for (long i; (i = claim(w, rows)) >= 0;) {
     const long token = i < greedy ? greedy_[i].token : entries_[first + i - greedy].token;
-    k_.norm_to_a(s_.residual + token * s_.hidden_ld, model_.final_norm, spec_.hidden, spec_.norm_eps, s_.a_hidden,
-                 m.k_tiles, (int)i);
+    if (m.integer)
+      norm_to_integers(w, model_.final_norm, m, token, s_.integers, i);
+    else
+      k_.norm_to_a(s_.residual + token * s_.hidden_ld, model_.final_norm, spec_.hidden, spec_.norm_eps, s_.a_hidden,
+                   m.k_tiles, (int)i);
   }
   for (long i = 0; i < greedy; i++)
     for (int j = 0; j < kTileN; j++) {
@@ -50,7 +53,7 @@ void Step::logits_pass(Walk& w, long greedy, long first, long count) {
       w.scratch.best[i].bad[j] = 0;
     }
   end_phase(w);
-  gemm(w, m, s_.a_hidden, rows, [&](const float* c, int n, long row, long column) {
+  gemm(w, m, m.integer ? s_.integers : s_.a_hidden, rows, [&](const float* c, int n, long row, long column) {
     const int plain = (int)std::clamp<long>(greedy - row, 0, n);
     if (plain) k_.argmax(c, plain, (int)column, spec_.vocab, spec_.logit_softcap, w.scratch.best + row);
     if (plain < n)

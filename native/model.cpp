@@ -35,8 +35,8 @@ int Spec::rope_pairs() const {
   return (int)most;
 }
 
-Model::Model(const hr_spec& s, long max_batch_tokens, long max_len, int thread_count, const Kernels& k)
-    : spec(s), kernels(k), max_model_len(max_len), team(thread_count), layers(spec.layers), scratch(),
+Model::Model(const hr_spec& s, int plane_count, long max_batch_tokens, long max_len, int thread_count, const Kernels& k)
+    : spec(s), planes(plane_count), kernels(k), max_model_len(max_len), team(thread_count), layers(spec.layers), scratch(),
       present_((size_t)(spec.layers + 1) * HR_ROLES) {
   Arena count(nullptr);
   lay_out_weights(count);
@@ -54,9 +54,13 @@ Model::Model(const hr_spec& s, long max_batch_tokens, long max_len, int thread_c
 Matrix Model::matrix(Arena& arena, int layer, long k, std::vector<std::pair<int, long>> parts, bool turns) const {
   Matrix m;
   m.k_tiles = (int)(round_up(k, kTileK) / kTileK);
+  m.integer = planes > 0 && k <= kMostIntegerK;
+  for (const auto& part : parts) m.integer &= strip_format(kept_storage(part.first, layer)) != kDense;
   std::vector<int> formats;  // of each 16 columns
-  for (const auto& [role, columns] : parts)
-    formats.insert(formats.end(), round_up(columns, kTileN) / kTileN, strip_format(kept_storage(role, layer)));
+  for (const auto& [role, columns] : parts) {
+    const int kept = kept_storage(role, layer), format = m.integer ? integer_format(kept) : strip_format(kept);
+    formats.insert(formats.end(), round_up(columns, kTileN) / kTileN, format);
+  }
   if (turns) {
     const std::vector<int> in_order = formats;
     for (size_t i = 0; i < formats.size(); i++) formats[i] = in_order[i / 2 + i % 2 * formats.size() / 2];
@@ -66,6 +70,7 @@ Matrix Model::matrix(Arena& arena, int layer, long k, std::vector<std::pair<int,
     int left = formats[i], right = formats[i + 1];
     if (left == kDense || right == kDense) left = right = kDense;
     const auto bytes = [&](int format) {
+      if (m.integer) return integer_strip_bytes(format, m.byte_tiles());
       return format == kDense ? m.k_tiles * kTileK * kTileN * element() : strip_bytes(kStripFormats[format], m.k_tiles);
     };
     const long size = bytes(left) + bytes(right);
@@ -104,7 +109,10 @@ void Model::lay_out_scratch(Arena& arena, long tokens, int thread_count) {
   const long rows = round_up(tokens, kRowBlock);  // whole row blocks: kernels may read the rows between
   const long hidden = round_up(spec.hidden, kTileK), attention = round_up((long)spec.heads * spec.head_dim, kTileK);
   const long ffn = round_up(spec.ffn, kTileK), qkv = round_up(spec.q_columns() + 2 * spec.kv_columns(), kPanelN);
-  const long few = 16, widest = std::max({hidden, attention, ffn});
+  const long few = 16, widest = round_up(std::max({hidden, attention, ffn}), kByteK);
+  const auto integers = [&](long rows, long k) {
+    return round_up(rows, kRowBlock) / 16 * integer_group_bytes(round_up(k, kByteK) / kByteK, planes);
+  };
   Scratch& s = scratch;
   s.capacity = tokens;
   s.hidden_ld = hidden;
@@ -117,17 +125,20 @@ void Model::lay_out_scratch(Arena& arena, long tokens, int thread_count) {
   s.a_hidden = arena.take<char>(round_up(tokens + s.logit_rows, kRowBlock) * hidden * a_element());
   s.a_attention = arena.take<char>(rows * attention * a_element());
   s.a_ffn = arena.take<char>(rows * ffn * a_element());
+  const long most_integers = std::max(integers(tokens, widest), integers(tokens + s.logit_rows, hidden));
+  s.integers = planes ? arena.take<char>(most_integers) : nullptr;
   s.cos = arena.take<float>(spec.ropes.size() * tokens * spec.rope_pairs());
   s.sin = arena.take<float>(spec.ropes.size() * tokens * spec.rope_pairs());
   s.logits = arena.take<float>(s.logit_rows * s.logit_ld);
   threads.clear();
   for (int i = 0; i < thread_count; i++) {
     ThreadScratch* t = arena.take<ThreadScratch>(1);
-    char* a = arena.take<char>(few * hidden * a_element());
-    char* panel = arena.take<char>(widest * kPanelN * element());
+    char* a = arena.take<char>(std::max(few * hidden * a_element(), planes ? integers(few, widest) : 0));
+    float* row = arena.take<float>(widest);
+    char* panel = arena.take<char>(widest * kPanelN * element() + 2 * kStripEnd);
     ArgMax* best = arena.take<ArgMax>(tokens);
     char* sampler = arena.take<char>(hr_sampler_scratch_bytes(spec.vocab));
-    if (t) t->a = a, t->panel = panel, t->best = best, t->sampler = sampler;
+    if (t) t->a = a, t->row = row, t->panel = panel, t->best = best, t->sampler = sampler;
     threads.push_back(t);
   }
 }

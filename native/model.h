@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "headrace.h"
+#include "integer.h"
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
@@ -22,7 +23,8 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// 32 columns of a packed matrix: both kDense, then they are tiles side by side (kernels.h), or two strips (strips.h).
+// 32 columns of a packed matrix: both kDense, then they are tiles side by side (kernels.h), or two strips: in formats of
+// integer.h where the matrix is one of integers, else of strips.h.
 struct Panel {
   Strip strips[2];
   long bytes;
@@ -34,7 +36,10 @@ struct Panel {
 // A packed linear layer.
 struct Matrix {
   int k_tiles = 0;
+  bool integer = false;  // multiplied by integers
   std::vector<Panel> panels;
+
+  int byte_tiles() const { return (k_tiles * kTileK + kByteK - 1) / kByteK; }
 };
 
 struct Rope {
@@ -76,6 +81,7 @@ struct Scratch {
   long logit_rows, logit_ld;
   float *residual, *qkv, *branch;        // [tokens][ld]; branch: a sub-layer's output before its post-norm
   char *a_hidden, *a_attention, *a_ffn;  // A operands
+  char* integers;                        // the A operand of the matrix of integers that is multiplied next
   float *cos, *sin;                      // [rope][tokens][pairs]
   float* logits;                         // [logit_rows][logit_ld]
 };
@@ -86,7 +92,8 @@ struct alignas(64) ThreadScratch {
   alignas(64) float q[kQueryRows * kMaxHeadDim];
   alignas(64) float k[kMaxHeadDim];
   AttentionState total, part;
-  char* a;            // A operand of a few rows, normed by each thread for itself
+  char* a;            // A operand of a few rows, normed (and made integers) by each thread for itself
+  float* row;         // on its way to integers
   char* panel;        // the tiles of a quantised panel
   ArgMax* best;       // [tokens]
   void* sampler;
@@ -94,7 +101,8 @@ struct alignas(64) ThreadScratch {
 
 class Model {
  public:
-  Model(const hr_spec& spec, long max_batch_tokens, long max_model_len, int threads, const Kernels& kernels);
+  // `planes`: bytes of an integer activation; 0: quantised weights are multiplied by floats.
+  Model(const hr_spec& spec, int planes, long max_batch_tokens, long max_model_len, int threads, const Kernels& kernels);
 
   // Expands, checks and packs tensors; throws Error.
   void set_tensors(const hr_tensor* tensors, int count);
@@ -108,6 +116,7 @@ class Model {
   long kv_block_bytes() const { return kv_layer_bytes() * spec.layers; }
 
   const Spec spec;
+  const int planes;
   const Kernels& kernels;
   const long max_model_len;
   Team team;

@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "dequant.h"
+#include "integer.h"
 #include "model.h"
 #include "quantize.h"
 
@@ -219,7 +220,8 @@ bool Model::pack_unit(const Matrix& m, const hr_tensor& t, long unit, std::vecto
       rows[i] = out;
     }
   }
-  return pack_strip(kept, rows, m.k_tiles, panel.strips[half].data) && finite;
+  char* strip = panel.strips[half].data;
+  return (m.integer ? pack_integer(kept, rows, t.columns, m.byte_tiles(), strip) : pack_strip(kept, rows, m.k_tiles, strip)) && finite;
 }
 
 void Model::set_vector(float* out, const hr_tensor& t) const {

@@ -8,12 +8,6 @@
 #include "step_gemm.h"
 
 namespace hr {
-namespace {
-
-// Up to this many rows each thread norms all of them for itself: cheaper than one more barrier.
-constexpr long kFewRows = 8;
-
-}  // namespace
 
 Step::Step(Model& model, const hr_batch& batch, const hr_result& result)
     : model_(model), batch_(batch), result_(result), k_(model.kernels), spec_(model.spec), s_(model.scratch) {
@@ -64,8 +58,13 @@ void Step::embed(Walk& w) {
   const long pairs = spec_.rope_pairs();
   for (long t; (t = claim(w, tokens_)) >= 0;) {
     const int column = batch_.tokens[t] % kPanelN;
-    const char* panel = tiles(w, table, table.panels[batch_.tokens[t] / kPanelN], column / kTileN);
-    k_.unpack(panel, table.k_tiles, column, spec_.embedding_scale, s_.residual + t * s_.hidden_ld);
+    const Panel& stored = table.panels[batch_.tokens[t] / kPanelN];
+    float* out = s_.residual + t * s_.hidden_ld;
+    if (table.integer)
+      integer_column(stored.strips[column / kTileN], table.byte_tiles(), column % kTileN, spec_.hidden, spec_.embedding_scale,
+                     out);
+    else
+      k_.unpack(tiles(w, table, stored, column / kTileN), table.k_tiles, column, spec_.embedding_scale, out);
     for (size_t r = 0; r < spec_.ropes.size(); r++) {
       const Rope& rope = spec_.ropes[r];
       const long at = (r * s_.capacity + t) * pairs;
@@ -87,10 +86,12 @@ const char* Step::tiles(Walk& w, const Matrix& m, const Panel& panel, int half) 
   return w.scratch.panel;
 }
 
-// The A operand of norm(residual).
-const char* Step::normed(Walk& w, const float* weight) {
+// The A operand of norm(residual), for m.
+const char* Step::normed(Walk& w, const float* weight, const Matrix& m) {
   const int k_tiles = (int)(s_.hidden_ld / kTileK);
+  char* all = m.integer ? s_.integers : s_.a_hidden;
   const auto norm = [&](char* a, long t) {
+    if (m.integer) return norm_to_integers(w, weight, m, t, a, t);
     k_.norm_to_a(s_.residual + t * s_.hidden_ld, weight, spec_.hidden, spec_.norm_eps, a, k_tiles, (int)t);
   };
   if (tokens_ <= kFewRows) {
@@ -99,9 +100,9 @@ const char* Step::normed(Walk& w, const float* weight) {
   }
   const long some = 8;
   for (long u; (u = claim(w, (tokens_ + some - 1) / some)) >= 0;)
-    for (long t = u * some; t < std::min(tokens_, (u + 1) * some); t++) norm(s_.a_hidden, t);
+    for (long t = u * some; t < std::min(tokens_, (u + 1) * some); t++) norm(all, t);
   end_phase(w);
-  return s_.a_hidden;
+  return all;
 }
 
 // residual += norm(branch), where a model norms what a sub-layer gives.
@@ -127,20 +128,20 @@ void Step::layer(Walk& w, int index) {
     };
   };
 
-  gemm(w, l.qkv, normed(w, l.attention_norm), tokens_, [&](const float* c, int rows, long row, long column) {
+  gemm(w, l.qkv, normed(w, l.attention_norm, l.qkv), tokens_, [&](const float* c, int rows, long row, long column) {
     k_.store(c, rows, l.qkv_bias ? l.qkv_bias + column : nullptr, s_.qkv + row * s_.qkv_ld + column, s_.qkv_ld);
   });
   end_phase(w);
   attention(w, index);
-  gemm(w, l.o, s_.a_attention, tokens_, to_residual(l.attention_post_norm, l.o_bias));
+  gemm(w, l.o, operand(w, l.o, s_.a_attention), tokens_, to_residual(l.attention_post_norm, l.o_bias));
   end_phase(w);
   add_branch(w, l.attention_post_norm, s_.branch);
 
-  gemm(w, l.gate_up, normed(w, l.ffn_norm), tokens_, [&](const float* c, int rows, long row, long column) {
+  gemm(w, l.gate_up, normed(w, l.ffn_norm, l.gate_up), tokens_, [&](const float* c, int rows, long row, long column) {
     k_.gate(c, rows, gelu, s_.a_ffn, l.down.k_tiles, (int)row, (int)(column / 2));
   });
   end_phase(w);
-  gemm(w, l.down, s_.a_ffn, tokens_, to_residual(l.ffn_post_norm, nullptr));
+  gemm(w, l.down, operand(w, l.down, s_.a_ffn), tokens_, to_residual(l.ffn_post_norm, nullptr));
   end_phase(w);
   add_branch(w, l.ffn_post_norm, s_.branch);
 }

@@ -46,6 +46,9 @@ struct LogitEntry {
   long top_offset;
 };
 
+// Up to this many rows each thread norms all of them for itself: cheaper than one more barrier.
+constexpr long kFewRows = 8;
+
 class Step {
  public:
   // Checks the batch (throws Error) and plans the phases.
@@ -73,12 +76,17 @@ class Step {
   void copy_blocks(Walk& w);
   void embed(Walk& w);
   void layer(Walk& w, int index);
-  const char* normed(Walk& w, const float* weight);
+  const char* normed(Walk& w, const float* weight, const Matrix& m);
+  // The A operand that a matrix multiplies: `a`, or its integers.
+  const char* operand(Walk& w, const Matrix& m, const char* a);
   void add_branch(Walk& w, const float* norm, float* branch);
   // A panel's tiles; of a quantised one, those of both halves or of one (0, 1), in the thread's scratch.
   const char* tiles(Walk& w, const Matrix& m, const Panel& panel, int half = -1) const;
   template <class Epilogue>
   void gemm(Walk& w, const Matrix& m, const char* a, long rows, Epilogue epilogue);
+  template <class Epilogue>
+  void gemm_integer(Walk& w, const Matrix& m, const char* a, long rows, Epilogue epilogue);
+  void norm_to_integers(Walk& w, const float* weight, const Matrix& m, long token, char* a, long row);
 
   void write_kv_phase(Walk& w, int layer);
   void write_kv(Walk& w, int layer, int token, int kv_head);
