@@ -18,6 +18,7 @@ from headrace.weights.spec import Activation, Checkpoint, DType, ModelSpec, Tens
 _DTYPES = {"float32": library.FLOAT32, "bfloat16": library.BFLOAT16}
 _STORAGE = {dtype: code for code, dtype in enumerate(DType)}
 _QUANTIZE = ("int8", "int4")
+_ACTIVATIONS = {"float": 0, "int8": 1, "int16": 2}
 _PROGRESS_STEPS = 50
 
 
@@ -107,6 +108,7 @@ def load(
     threads: int | None = None,
     isa: str | None = None,
     quantize: str | None = None,
+    activations: str = "float",
     progress: Callable[[float], None] | None = None,
 ) -> CpuBackend:
     """Pack a checkpoint's weights into memory of their own; its files are not needed afterwards.
@@ -174,6 +176,7 @@ def _create(
     native: int | None = library.library().hr_create(
         ctypes.byref(_spec_struct(checkpoint.spec, _kept_storage(checkpoint, quantize))),
         _DTYPES[dtype],
+        _ACTIVATIONS[activations],
         max_batch_tokens,
         max_model_len,
         threads if threads is not None else _available_processors(),

@@ -83,7 +83,7 @@ class ResultStruct(ctypes.Structure):
 
 _ERROR = (ctypes.c_char_p, _I32)
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "hr_create": (_ADDRESS, (ctypes.POINTER(SpecStruct), _I32, _I32, _I32, _I32, ctypes.c_char_p, *_ERROR)),
+    "hr_create": (_ADDRESS, (ctypes.POINTER(SpecStruct), *(_I32,) * 5, ctypes.c_char_p, *_ERROR)),
     "hr_destroy": (None, (_ADDRESS,)),
     "hr_set_tensors": (_I32, (_ADDRESS, _ADDRESS, _I32, *_ERROR)),
     "hr_finish": (_I32, (_ADDRESS, *_ERROR)),
