@@ -29,13 +29,13 @@ constexpr long kMostIntegerK = 65536;  // 255 * 127 * k stays below 2^31
 
 enum IntegerFormat { kBytes, kNibbles, kNibblesPlus };
 
-constexpr long integer_tile_bytes(int format) { return format == kBytes ? kByteTile : format == kNibbles ? 544 : 576; }
-constexpr long integer_strip_bytes(int format, long tiles) {
+static constexpr long integer_tile_bytes(int format) { return format == kBytes ? kByteTile : format == kNibbles ? 544 : 576; }
+static constexpr long integer_strip_bytes(int format, long tiles) {
   return (tiles * integer_tile_bytes(format) + 63) / 64 * 64 + kStripEnd;
 }
 // Where a strip's units and sums are.
-constexpr long integer_end(int format, long tiles) { return integer_strip_bytes(format, tiles) - kStripEnd; }
-constexpr long integer_group_bytes(long tiles, int planes) { return 64 + planes * tiles * kByteTile; }
+static constexpr long integer_end(int format, long tiles) { return integer_strip_bytes(format, tiles) - kStripEnd; }
+static constexpr long integer_group_bytes(long tiles, int planes) { return 64 + planes * tiles * kByteTile; }
 
 // The format that tensors of a quantised storage type (strips.h) are kept in.
 int integer_format(int storage);

@@ -215,6 +215,7 @@ static inline VI add_bytes(VI a, VI b) {
 template <bool PLUS>
 static inline void bytes_of_nibbles(const uint8_t* tile, long ahead, char* out) {
   const VS top = VS{} - 4096;  // 0xf000
+  __builtin_prefetch(tile + 512 + ahead, 0, 2);
   for (int part = 0; part < V16; part++)
     for (int group = 0; group < 2; group++) {
       const uint8_t* scale = tile + 512 + group * kTileN;

@@ -85,35 +85,32 @@ static void gemm_bytes(const void* a, int rows, int planes, const Strip* strips,
   }
 }
 
-// Nibbles become bytes a little before they are multiplied, in memory that stays in the first-level cache, and both go on
-// at the same time. Up to as many rows as two tiles of A have.
+// Nibbles become bytes a little before they are multiplied, in memory that stays in the first-level cache: the vector units
+// make the bytes of one tile while the tile unit multiplies one of before. Up to as many rows as two tiles of A have.
 static void gemm_nibbles(const void* a, int rows, int planes, const Strip* strips, int tiles, float* c) {
-  constexpr int kStep = 4;
-  alignas(64) char bytes[2][2][kStep * kByteTile];
+  constexpr int kAhead = 3;
+  alignas(64) char bytes[kAhead + 1][2][kByteTile];
   const long group = integer_group_bytes(tiles, planes), plane = tiles * kByteTile;
-  const char* x = (const char*)a;
+  const char *x = (const char*)a, *tile = x + 64;
   const bool two = planes == 2 || rows > 16;
   const long y = planes == 2 ? plane : group;
   zero_sums();
-  for (int t = -kStep; t < tiles; t += kStep) {
-    const int next = t + kStep, end = next + kStep < tiles ? next + kStep : tiles;
-    char (*to)[kStep * kByteTile] = bytes[next / kStep % 2];
-    if (next < tiles)
-      for (int half = 0; half < 2; half++) {
-        if (strips[half].format == kBytes)
-          __builtin_memcpy(to[half], strips[half].data + next * kByteTile, (end - next) * kByteTile);
-        else
-          expand_nibbles(strips + half, next, end, to[half]);
-      }
-    if (t < 0) continue;
-    const char (*from)[kStep * kByteTile] = bytes[t / kStep % 2];
-    for (int i = t; i < next && i < tiles; i++) {
-      const char *tile = x + 64 + i * kByteTile, *left = from[0] + (i - t) * kByteTile, *right = from[1] + (i - t) * kByteTile;
-      if (two)
-        multiply_bytes(tile, tile + y, left, right);
+  for (int t = -kAhead; t < tiles; t++) {
+    const int next = t + kAhead;
+    for (int half = 0; half < 2 && next < tiles; half++) {
+      char* to = bytes[next % (kAhead + 1)][half];
+      if (strips[half].format == kBytes)
+        __builtin_memcpy(to, strips[half].data + next * kByteTile, kByteTile);
       else
-        multiply_bytes(tile, nullptr, left, right);
+        expand_nibbles(strips + half, next, next + 1, to);
     }
+    if (t < 0) continue;
+    const char(&from)[2][kByteTile] = bytes[t % (kAhead + 1)];
+    if (two)
+      multiply_bytes(tile, tile + y, from[0], from[1]);
+    else
+      multiply_bytes(tile, nullptr, from[0], from[1]);
+    tile += kByteTile;
   }
   results(planes, rows, x, x + group, strips, tiles, c);
 }

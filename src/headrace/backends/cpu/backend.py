@@ -18,7 +18,8 @@ from headrace.weights.spec import Activation, Checkpoint, DType, ModelSpec, Tens
 _DTYPES = {"float32": library.FLOAT32, "bfloat16": library.BFLOAT16}
 _STORAGE = {dtype: code for code, dtype in enumerate(DType)}
 _QUANTIZE = ("int8", "int4")
-_ACTIVATIONS = {"float": 0, "int8": 1, "int16": 2}
+ACTIVATIONS = {"float": library.FLOAT, "int8": library.INT8, "int16": library.INT16}
+"""What quantised weights are multiplied by."""
 _PROGRESS_STEPS = 50
 
 
@@ -116,8 +117,9 @@ def load(
     ``dtype`` ("bfloat16" or "float32") is what weights are multiplied in and KV is held in; sums and the residual
     stream are float32 in both. Weights that the file has quantised stay as they are until just before they are
     multiplied; ``quantize`` ("int8" or "int4", see `headrace.backends.cpu.quantize`) quantises those that it has as
-    floats. ``threads`` None takes every processor that this process may run on. ``isa`` None takes the best of
-    `library.available_isas`. ``progress`` is told the share of bytes done, up to 1.
+    floats. ``activations`` "int16" or "int8" puts quantised weights on 8-bit grids, one for each output, and
+    multiplies them by integers (docs/decisions/0012). ``threads`` None takes every processor that this process may run
+    on. ``isa`` None takes the best of `library.available_isas`. ``progress`` is told the share of bytes done, up to 1.
 
     Raises:
         ConfigError: an unknown dtype or an instruction set that this machine lacks.
@@ -170,13 +172,15 @@ def _create(
     available = library.available_isas()
     if isa is not None and isa not in available:
         raise ConfigError(f"isa {isa!r} is not one of those that this machine runs: {', '.join(available)}")
+    if activations not in ACTIVATIONS:
+        raise ConfigError(f"activations {activations!r} is not one of {', '.join(ACTIVATIONS)}")
     if quantize is not None and quantize not in _QUANTIZE:
         raise ConfigError(f"quantize {quantize!r} is not one of {', '.join(_QUANTIZE)}")
     error = library.ErrorText()
     native: int | None = library.library().hr_create(
         ctypes.byref(_spec_struct(checkpoint.spec, _kept_storage(checkpoint, quantize))),
         _DTYPES[dtype],
-        _ACTIVATIONS[activations],
+        ACTIVATIONS[activations],
         max_batch_tokens,
         max_model_len,
         threads if threads is not None else _available_processors(),

@@ -51,6 +51,7 @@ class TensorStruct(ctypes.Structure):
 
 POST_NORMS, QK_NORM, QKV_BIAS, O_BIAS, GELU_TANH, TIED = (1 << bit for bit in range(6))
 FLOAT32, BFLOAT16 = 0, 1
+FLOAT, INT8, INT16 = 0, 1, 2
 
 ROLES = (
     *("embedding", "lm_head", "norm", "attention_norm", "q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias"),
