@@ -172,6 +172,7 @@ def _load(checkpoint: Checkpoint, config: Config, length: int) -> CpuBackend:
         threads=machine.threads,
         isa=machine.isa,
         quantize=settings.quantize,
+        activations=settings.activations,
         progress=_load_progress(checkpoint.name),
     )
 

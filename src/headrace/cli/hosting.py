@@ -89,6 +89,7 @@ class Source:
             threads=machine.threads,
             isa=machine.isa,
             quantize=settings.quantize,
+            activations=settings.activations,
         )
         context = floor = -(-length // BLOCK_SIZE) * block
         if settings.max_model_len is None:
@@ -231,7 +232,7 @@ def _about(assembly: Assembly | None) -> str:
     name, spec = assembly.checkpoint.name, assembly.checkpoint.spec
     return (
         f"{name}: {spec.architecture}, {spec.parameters / 1e6:.1f} M parameters, context {assembly.max_model_len},"
-        f" kernels {assembly.backend.isa}"
+        f" kernels {assembly.backend.isa}, activations {assembly.backend.activations}"
     )
 
 

@@ -91,14 +91,15 @@ def _load(config: Config, model: str, words: ModelWords, max_model_len: int) -> 
                 f"speculative_model: the tokenizer of {checkpoint.name} is another one (token {token} is not the same);"
                 " choose a smaller model of the same family"
             )
-    dtype, machine = config.section(ModelSettings).dtype, config.section(MachineSettings)
+    settings, machine = config.section(ModelSettings), config.section(MachineSettings)
     length = min(max_model_len, checkpoint.spec.max_positions)
     backend = load(
         checkpoint,
-        dtype="bfloat16" if dtype == "auto" else dtype,
+        dtype="bfloat16" if settings.dtype == "auto" else settings.dtype,
         max_model_len=length,
         max_batch_tokens=_STEP_TOKENS,
         threads=machine.threads,
         isa=machine.isa,
+        activations=settings.activations,
     )
     return backend, length

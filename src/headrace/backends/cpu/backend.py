@@ -26,8 +26,10 @@ _PROGRESS_STEPS = 50
 class CpuBackend:
     """One loaded model. `load` makes it; `run` may be called from one thread at a time."""
 
-    def __init__(self, native: int, spec: ModelSpec) -> None:
+    def __init__(self, native: int, spec: ModelSpec, activations: str) -> None:
         self._native: int | None = native
+        self.activations = activations
+        """What quantised weights are multiplied by."""
         self._vocab_size = spec.vocab_size
         self._library = library.library()
         self._error = library.ErrorText()
@@ -126,7 +128,7 @@ def load(
         ModelFileError: a tensor is missing, of a wrong shape, or holds a value that is not finite.
         MemoryPlanError: the memory is not there.
     """
-    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize)
+    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize, activations)
     try:
         _set_tensors(backend._handle(), checkpoint, progress)
     except BaseException:
@@ -144,13 +146,14 @@ def measure(
     threads: int | None = None,
     isa: str | None = None,
     quantize: str | None = None,
+    activations: str = "float",
 ) -> tuple[int, int]:
     """What `load` would take, without loading: bytes of weights and activations, and of one KV block.
 
     Raises:
         ConfigError, MemoryPlanError: as `load`.
     """
-    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize)
+    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize, activations)
     try:
         return sum(item.bytes for item in backend.memory()), backend.kv_block_bytes
     finally:
@@ -165,6 +168,7 @@ def _create(
     threads: int | None,
     isa: str | None,
     quantize: str | None,
+    activations: str,
 ) -> CpuBackend:
     """A model without weights: address space, of which nothing has been touched."""
     if dtype not in _DTYPES:
@@ -172,8 +176,10 @@ def _create(
     available = library.available_isas()
     if isa is not None and isa not in available:
         raise ConfigError(f"isa {isa!r} is not one of those that this machine runs: {', '.join(available)}")
+    if activations == "auto":
+        activations = "float"
     if activations not in ACTIVATIONS:
-        raise ConfigError(f"activations {activations!r} is not one of {', '.join(ACTIVATIONS)}")
+        raise ConfigError(f"activations {activations!r} is not one of auto, {', '.join(ACTIVATIONS)}")
     if quantize is not None and quantize not in _QUANTIZE:
         raise ConfigError(f"quantize {quantize!r} is not one of {', '.join(_QUANTIZE)}")
     error = library.ErrorText()
@@ -190,7 +196,7 @@ def _create(
     if native is None:
         kind = MemoryPlanError if str(error) == "out of memory" else HeadraceError
         raise kind(f"cannot hold the model {checkpoint.name}: {error}")
-    return CpuBackend(native, checkpoint.spec)
+    return CpuBackend(native, checkpoint.spec, activations)
 
 
 def _available_processors() -> int:
