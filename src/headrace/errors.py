@@ -4,6 +4,7 @@ HeadraceError
 ├── RequestError                 the caller's fault; each knows its HTTP status
 │   ├── InvalidRequest           400  a field is wrong: names the field, the limit and the fix
 │   ├── Unauthorized             401
+│   ├── Forbidden                403
 │   ├── ModelNotFound            404
 │   ├── RouteNotFound            404
 │   ├── MethodNotAllowed         405
@@ -61,10 +62,20 @@ class Unauthorized(RequestError):
     status = 401
 
 
+class Forbidden(RequestError):
+    """Understood, and not allowed here."""
+
+    status = 403
+
+
 class ModelNotFound(RequestError):
-    """The named model is not served here."""
+    """The named model is not served here. ``name`` is what was asked for, fit to be shown."""
 
     status = 404
+
+    def __init__(self, message: str, param: str | None = None, name: str | None = None) -> None:
+        super().__init__(message, param)
+        self.name = name
 
 
 class RouteNotFound(RequestError):

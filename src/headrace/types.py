@@ -49,6 +49,7 @@ class SamplingParams:
 
     ``temperature`` 0 is greedy. ``top_k`` 0 keeps all tokens. ``logprobs`` and ``prompt_logprobs`` are None (off) or
     how many alternatives to report beside the chosen token (0 reports the chosen one alone).
+    ``penalty_window`` is how many of the last tokens penalties look at, 0 for all.
     ``stop_token_ids`` holds what the request asked for; the model's own EOS ids are in ``eos_token_ids`` and are
     disregarded with ``ignore_eos``. ``stop`` strings are matched by ``text``, never by the engine. With a ``grammar``
     only texts of it are made; ``max_tokens`` may cut them short.
@@ -63,6 +64,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    penalty_window: int = 0
     seed: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     allowed_token_ids: tuple[int, ...] | None = None

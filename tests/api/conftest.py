@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -41,8 +42,8 @@ def start() -> Iterator[Start]:
     """Start servers: ``start(engine, settings)``; all are stopped in the end."""
     servers: list[Running] = []
 
-    def starter(engine: FakeEngine, settings: ServerSettings | None = None) -> Running:
-        app = app_of(engine, settings)
+    def starter(engine: FakeEngine, settings: ServerSettings | None = None, **changes: Any) -> Running:
+        app = app_of(engine, settings, **changes)
         sock = listen("127.0.0.1", 0)
         loops: list[asyncio.AbstractEventLoop] = []
         started = threading.Event()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.api import App, Models, Served, ServerSettings, constant, host
+from headrace.api.cards import Shelf
 from headrace.constraint import Constraint, Grammar
 from headrace.errors import EngineDead, HeadraceError, InvalidRequest, QueueFull
 from headrace.grammar.compiler import Compiler
@@ -44,6 +45,10 @@ class ByteWords:
         self.tokenizer = byte_tokenizer()
         self.eos_token_ids = frozenset({EOS})
         self._compiler = Compiler(lambda: Vocabulary(self.tokenizer, 257, self.eos_token_ids))
+
+    @property
+    def can_chat(self) -> bool:
+        return True
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -193,9 +198,12 @@ def served(**changes: object) -> Served:
     return Served(**{**base, **changes})  # type: ignore[arg-type]  # keyword arguments of mixed types
 
 
-def app_of(engine: FakeEngine, settings: ServerSettings | None = None, **changes: object) -> App:
+def app_of(
+    engine: FakeEngine, settings: ServerSettings | None = None, shelf: Shelf | None = None, **changes: object
+) -> App:
     settings, recorder = settings or ServerSettings(), Recorder("tiny", 512)
-    return App(Models([constant(host(engine, served(**changes), recorder, settings))], settings), recorder, settings)
+    models = Models([constant(host(engine, served(**changes), recorder, settings))], settings)
+    return App(models, recorder, settings, shelf)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -45,7 +45,7 @@ async def admit(
     admitted = []
     for index, prompt in enumerate(prompts):
         sampling = replace(
-            _fit(call, len(prompt), served.limits.max_model_len),
+            _fit(call, len(prompt), min(call.context or served.limits.max_model_len, served.limits.max_model_len)),
             eos_token_ids=served.words.eos_token_ids,
             bad_words=banned,
             grammar=grammar,
@@ -93,12 +93,19 @@ async def encode(content: Prompts | Conversation, words: Words) -> list[tuple[in
     if isinstance(content, Conversation):
         length = sum(len(message["content"]) for message in content.messages)
         if length >= LONG_TEXT:
-            return [tuple(await asyncio.to_thread(words.encode_chat, content))]
-        return [tuple(words.encode_chat(content))]
+            return [await asyncio.to_thread(_encode_chat, content, words)]
+        return [_encode_chat(content, words)]
     length = sum(len(item) for item in content.items if isinstance(item, str))
     if length >= LONG_TEXT:
         return await asyncio.to_thread(_encode_items, content, words)
     return _encode_items(content, words)
+
+
+def _encode_chat(content: Conversation, words: Words) -> tuple[int, ...]:
+    if content.plain_without_template and not words.can_chat:
+        text = "\n\n".join(message["content"] for message in content.messages)
+        return (*content.before, *words.encode(text, not content.before))
+    return (*content.before, *words.encode_chat(content))
 
 
 def _encode_items(content: Prompts, words: Words) -> list[tuple[int, ...]]:
@@ -123,6 +130,8 @@ def _fit(call: Call, prompt_tokens: int, context: int) -> SamplingParams:
             field,
         )
     asked = room if call.max_tokens is None else max(call.max_tokens, 1)
+    if call.open_ended:
+        asked = min(asked, room)
     if asked > room:
         raise InvalidRequest(
             f"the {field} has {prompt_tokens} tokens and max_tokens asks for {asked} more, but the context holds "

@@ -46,10 +46,17 @@ class Answerer:
                 )
         except ClientGone:
             return
+        await self.answer(body, arrival, scope, receive, send)
+
+    async def answer(self, body: Mapping[str, Any], arrival: float, scope: Scope, receive: Receive, send: Send) -> None:
+        """One call, from its body, which came at ``arrival`` (monotonic seconds), to its last byte."""
+        settings, asked = self._settings, time.monotonic()
         deadline = None if settings.request_timeout is None else arrival + settings.request_timeout
         async with self._models.lease(self._dialect.model(body), deadline, receive) as hosted:
+            got = time.monotonic()
             with self._models.preparing():
                 reply = await self._prepare(hosted.served, body, scope, arrival)
+            reply.load_time = got - asked
             await self._answer(hosted.desk, reply, scope, receive, send)
 
     async def _answer(self, desk: Desk, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:

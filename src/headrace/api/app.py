@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from headrace.api.answers import Answerer
+from headrace.api.cards import Shelf
 from headrace.api.guards import account, guard_keys, refuse_when_draining
 from headrace.api.health import HealthRoutes, metrics_route
 from headrace.api.hosting import Models
 from headrace.api.lifecycle import Lifecycle
 from headrace.api.models import ModelRoutes
+from headrace.api.ollama import ollama_routes
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
 from headrace.api.routes import Route, error_shapes, exchanges, route
 from headrace.api.settings import ServerSettings
@@ -21,14 +23,17 @@ from headrace.wire.tgi import ERRORS as TGI_ERRORS
 class App:
     """One server's HTTP side as an ASGI application. `start` and `stop` are called on its event loop."""
 
-    def __init__(self, models: Models, recorder: Recorder, settings: ServerSettings | None = None) -> None:
+    def __init__(
+        self, models: Models, recorder: Recorder, settings: ServerSettings | None = None, shelf: Shelf | None = None
+    ) -> None:
+        """``shelf`` is where clients may change what is on the disk; without one they may not."""
         self.settings = settings or ServerSettings()
         self.lifecycle = Lifecycle()
         self.models = models
-        self.routes = self._table(models, recorder)
+        self.routes = self._table(models, recorder, shelf)
         self._app = self._wrap(route(self.routes), recorder)
 
-    def _table(self, models: Models, recorder: Recorder) -> tuple[Route, ...]:
+    def _table(self, models: Models, recorder: Recorder, shelf: Shelf | None) -> tuple[Route, ...]:
         health = HealthRoutes(models, self.lifecycle)
         listing = ModelRoutes(models)
         completions = Answerer(COMPLETIONS, models, self.settings)
@@ -47,6 +52,7 @@ class App:
             Route("GET", "/metrics", metrics, while_draining=True),
             *tgi_routes(models, self.settings),
             *vllm_routes(models, self.settings),
+            *ollama_routes(models, self.settings, shelf),
         )
 
     def _wrap(self, app: ASGIApp, recorder: Recorder) -> ASGIApp:

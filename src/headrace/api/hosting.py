@@ -50,6 +50,11 @@ class Entry:
     max_model_len: int | None
 
 
+def plain_name(name: str) -> str:
+    """Names that are one to Ollama's users: in any case, with or without the tag that means none."""
+    return name.removesuffix(":latest").casefold()
+
+
 class Lease:
     """``async with lease as hosted``: as long as it is held, the model stays in memory."""
 
@@ -98,6 +103,7 @@ class Models:
         self._residents = Residents(Residency(UNLIMITED if budget is None else budget), settings.max_waiting, clock)
         self.slots = tuple(self._slot(model) for model in models)
         self._by_name = {name: slot for slot in self.slots for name in slot.names}
+        self._by_plain_name = {plain_name(name): slot for name, slot in self._by_name.items()}
         self._preparing = 0
 
     def _slot(self, model: Model) -> Slot:
@@ -140,9 +146,9 @@ class Models:
         """
         if asked is None or asked in PLACEHOLDER_NAMES:
             return self.slots[0]
-        found = self._by_name.get(asked)
+        found = self._by_name.get(asked) or self._by_plain_name.get(plain_name(asked))
         if found is None:
-            raise ModelNotFound(f"The model `{asked}` does not exist.", "model")
+            raise ModelNotFound(f"The model `{asked}` does not exist.", "model", asked)
         return found
 
     # --------------------------------------------------------------------------------------------- for calls

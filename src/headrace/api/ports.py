@@ -64,6 +64,11 @@ class Words(Protocol):
         ...
 
     @property
+    def can_chat(self) -> bool:
+        """Whether the model comes with a chat template."""
+        ...
+
+    @property
     def special_ids(self) -> frozenset[int]:
         """The tokens that are no text."""
         ...

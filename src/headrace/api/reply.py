@@ -55,6 +55,8 @@ class Reply:
         """Writes a piece of the stream at once, or says False; given when the response has begun."""
         self.prepared = 0.0
         """When it went to the engine (``time.monotonic()``)."""
+        self.load_time = 0.0
+        """Seconds for which it waited for its model to be loaded."""
         self._writer = writer
         self._document = document
         self._errors = errors
@@ -136,7 +138,9 @@ class Reply:
         validation = max(0.0, self.prepared - arrival)
         queue = max(0.0, (self._queue_time or 0.0) - validation)
         began = arrival + validation + queue
-        timing = Timing(validation, queue, max(0.0, self._first - began), max(0.0, self._last - self._first))
+        timing = Timing(
+            validation, queue, max(0.0, self._first - began), max(0.0, self._last - self._first), self.load_time
+        )
         return replace(self.usage(), timing=timing)
 
     def fail(self, error: Exception) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from headrace.api.cards import UNKNOWN, Card
 from headrace.api.desk import Desk
 from headrace.api.ports import EnginePort
 from headrace.api.settings import Served, ServerSettings
@@ -53,6 +54,7 @@ class Version:
     bytes: int
     load: Callable[[], Loaded]
     max_model_len: int | None = None
+    card: Card = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +79,6 @@ class Model:
 def constant(hosted: Hosted) -> Model:
     """A model that is in memory for as long as the server runs, and belongs to somebody else."""
     loaded = Loaded(hosted, 0, lambda: None)
-    version = Version(0, lambda: loaded, hosted.served.limits.max_model_len)
+    version = Version(0, lambda: loaded, hosted.served.limits.max_model_len, hosted.served.card)
     served = hosted.served
     return Model(served.names, served.created, version, lambda: version, hosted.recorder, loaded, pinned=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 from headrace.constraint import Matcher
@@ -55,7 +55,8 @@ class SamplingRule:
     """
 
     __slots__ = (
-        "_bias", "_fixed", "_free_from", "_matcher", "_min_bias", "_params", "_penalised", "_prompt", "_seed", "_words",
+        "_bias", "_fixed", "_free_from", "_matcher", "_min_bias", "_params", "_penalised", "_prompt", "_seed", "_window",
+        "_words",
     )  # fmt: skip
 
     def __init__(self, params: SamplingParams, seed: int, num_prompt: int, matcher: Matcher | None = None) -> None:
@@ -63,6 +64,7 @@ class SamplingRule:
         self._matcher = matcher
         self._seed = seed
         self._prompt = num_prompt
+        self._window = params.penalty_window
         self._free_from = num_prompt + params.min_tokens
         self._words: dict[int, list[tuple[int, ...]]] = {}  # by the token before the last one
         for word in params.bad_words:
@@ -99,6 +101,11 @@ class SamplingRule:
 
     def _row(self, tokens: array[int], bias: Mapping[int, float]) -> RowSampling:
         params = self._params
+        history: Sequence[int] = tokens if self._penalised else ()
+        prompt = self._prompt
+        if self._window and len(history) > self._window:
+            prompt = max(0, prompt - (len(history) - self._window))
+            history = history[-self._window :]
         return RowSampling(
             params.temperature,
             params.top_k,
@@ -109,8 +116,8 @@ class SamplingRule:
             params.frequency_penalty,
             self._seed,
             len(tokens),
-            self._prompt,
-            tokens if self._penalised else (),
+            prompt,
+            history,
             bias,
             params.allowed_token_ids,
             params.logprobs,

@@ -70,6 +70,10 @@ class Conversation:
     """Whether one answer may have several calls."""
     thinking: bool | None = None
     """Whether the model reasons before it answers; None leaves it to the model's template."""
+    before: tuple[int, ...] = ()
+    """Tokens that come before it all, as they are (Ollama's ``context``)."""
+    plain_without_template: bool = False
+    """A model without a template gets the contents alone, instead of refusing."""
     effort: str = ""
     """How much of it ("low", "medium", "high"), for templates that know; empty leaves it to the template."""
 
@@ -130,6 +134,10 @@ class Call:
     cache_salt: str = ""
     timeout: float | None = None
     """Seconds that the caller gives the whole call; the server's own limit holds as well."""
+    open_ended: bool = False
+    """``max_tokens`` may be more than the context has room for: the answer then ends where the context does."""
+    context: int | None = None
+    """The most tokens of prompt and answer together, where the caller wants fewer than the model has."""
     constraint: Constraint | None = None
     """What the answer's text is held to."""
     watermark: bool = False

@@ -1,0 +1,77 @@
+"""Ollama's routes for text: `headrace.wire.ollama` says how they read and write."""
+
+from __future__ import annotations
+
+import time
+
+from headrace.api.answers import Answerer
+from headrace.api.cards import Shelf
+from headrace.api.exchange import ClientGone, read_json, respond_json
+from headrace.api.hosting import Models
+from headrace.api.ollama_models import ModelRoutes
+from headrace.api.ports import ASGIApp, Receive, Scope, Send
+from headrace.api.routes import Route
+from headrace.api.settings import ServerSettings
+from headrace.wire import ollama
+from headrace.wire.ollama_requests import asked_model, keep_alive
+
+
+class TextRoute:
+    """``/api/generate`` or ``/api/chat``. Without a prompt the model is loaded; with ``keep_alive`` 0, unloaded."""
+
+    def __init__(self, models: Models, settings: ServerSettings, *, chat: bool) -> None:
+        self._models = models
+        self._settings = settings
+        self._prompt = "messages" if chat else "prompt"
+        self._chat = chat
+        self._answerer = Answerer(ollama.CHAT if chat else ollama.GENERATE, models, settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One call."""
+        arrival, settings = time.monotonic(), self._settings
+        try:
+            with self._models.preparing():
+                body = await read_json(
+                    scope, receive, settings.max_body_bytes, settings.body_timeout, any_media_type=True
+                )
+        except ClientGone:
+            return
+        model, stay = asked_model(body), keep_alive(body)
+        if body.get(self._prompt):
+            try:
+                await self._answerer.answer(body, arrival, scope, receive, send)
+            finally:
+                self._keep(model, stay)
+        else:
+            await self._load(model, stay, send)
+
+    async def _load(self, model: str, stay: float | None, send: Send) -> None:
+        self._models.find(model)
+        if stay != 0:
+            await self._models.load(model)
+        self._keep(model, stay)
+        await respond_json(send, ollama.loaded_document(model, chat=self._chat, unloaded=stay == 0))
+
+    def _keep(self, model: str, stay: float | None) -> None:
+        """0 sends it away now, and says nothing of the next time."""
+        if stay == 0:
+            self._models.unload(model)
+        elif stay is not None:
+            self._models.keep_alive(model, stay if stay > 0 else None)
+
+
+def ollama_routes(models: Models, settings: ServerSettings, shelf: Shelf | None) -> tuple[Route, ...]:
+    """All of Ollama's own routes (its ``/v1/*`` are OpenAI's and Anthropic's, ``/`` is in `headrace.api.health`)."""
+    about = ModelRoutes(models, settings, shelf)
+    handlers: tuple[tuple[str, str, ASGIApp], ...] = (
+        ("POST", "/api/generate", TextRoute(models, settings, chat=False)),
+        ("POST", "/api/chat", TextRoute(models, settings, chat=True)),
+        ("GET", "/api/tags", about.tags),
+        ("GET", "/api/ps", about.ps),
+        ("GET", "/api/version", about.version),
+        ("POST", "/api/show", about.show),
+        ("POST", "/api/pull", about.pull),
+        ("POST", "/api/copy", about.copy),
+        ("DELETE", "/api/delete", about.delete),
+    )
+    return tuple(Route(method, path, handler, errors=ollama.ERRORS) for method, path, handler in handlers)

@@ -1,0 +1,228 @@
+"""The bodies of Ollama's ``/api/generate`` and ``/api/chat`` → `Call`; streaming is the default.
+
+Prompts are never cut: where Ollama drops what does not fit, and answers as if it had been read, the call is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from headrace.errors import InvalidRequest, Unsupported
+from headrace.wire.calls import AnswerStyle, Call, Conversation, Prompts, Tool
+from headrace.wire.constraints import ollama_format
+from headrace.wire.fields import Fields, check_text, shown
+from headrace.wire.limits import MAX_NAME_CHARS, Limits
+from headrace.wire.ollama_options import parse_options
+
+MAX_OPTIONS = 64
+MAX_TOOLS = 256
+EFFORTS = ("low", "medium", "high", "max")
+
+_COMMON = frozenset(
+    {"model", "format", "keep_alive", "options", "stream", "think", "truncate", "shift", "logprobs", "top_logprobs"}
+)
+_GENERATE = _COMMON | {
+    "prompt", "suffix", "system", "template", "context", "raw", "images", "width", "height", "steps",
+}  # fmt: skip
+_CHAT = _COMMON | {"messages", "tools"}
+_MESSAGE = frozenset({"role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id"})
+_ROLES = frozenset({"system", "user", "assistant", "tool"})
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ns|us|µs|ms|s|m|h)")
+
+
+def asked_model(body: Mapping[str, Any]) -> str:
+    """The field ``model``, or ``name`` as older clients call it.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    fields = Fields(body)
+    name = fields.text("model", MAX_NAME_CHARS) or fields.text("name", MAX_NAME_CHARS)
+    if not name:
+        raise InvalidRequest("model is required", "model")
+    return name
+
+
+def keep_alive(body: Mapping[str, Any]) -> float | None:
+    """Seconds that the model is to stay loaded after this call: negative for ever, None if nothing is said.
+
+    Raises:
+        InvalidRequest: neither a number nor a duration such as "5m".
+    """
+    value = body.get("keep_alive")
+    if value is None:
+        return None
+    if type(value) in (int, float) and abs(value) < 1e9:
+        return float(value)
+    if isinstance(value, str) and len(value) <= 64:
+        text, sign = (value[1:], -1.0) if value.startswith("-") else (value, 1.0)
+        if text.isascii() and text.isdigit() and len(text) < 10:
+            return sign * float(text)
+        parts = _DURATION.findall(text)
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            return sign * sum(float(number) * _UNITS[unit] for number, unit in parts)
+    raise InvalidRequest(f'keep_alive must be seconds or a duration such as "5m", not {shown(value)}', "keep_alive")
+
+
+def parse_generate(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, float]) -> Call:
+    """The body of ``POST /api/generate``.
+
+    Raises:
+        InvalidRequest, Unsupported: naming the field, the limit and the fix.
+    """
+    _known(body, _GENERATE)
+    fields = Fields(body)
+    for name in ("suffix", "template"):
+        if fields.raw(name) not in (None, ""):
+            advice = "filling in the middle is not done" if name == "suffix" else "templates come with the model"
+            raise Unsupported(f"{name} is not supported: {advice}", name)
+    for name in ("width", "height", "steps"):
+        if fields.raw(name) not in (None, 0):
+            raise Unsupported(f"{name} is not supported: no images are made", name)
+    _refuse_images(body, "images")
+    prompt = check_text(fields.raw("prompt"), "prompt")
+    system = check_text(fields.raw("system") or "", "system")
+    context = fields.token_ids("context", limits.max_model_len, limits.vocab_size) or ()
+    if fields.boolean("raw"):
+        if system or context:
+            raise InvalidRequest("raw does without system and context; put them into the prompt", "raw")
+        return _call(fields, limits, defaults, Prompts((prompt,)), ids=False)
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    conversation = Conversation(tuple(messages), before=context, plain_without_template=True, **_thinking(fields))
+    return _call(fields, limits, defaults, conversation, ids=True)
+
+
+def parse_chat(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, float]) -> Call:
+    """The body of ``POST /api/chat``.
+
+    Raises:
+        InvalidRequest, Unsupported: naming the field, the limit and the fix.
+    """
+    _known(body, _CHAT)
+    fields = Fields(body)
+    conversation = Conversation(_messages(fields, limits), tools=_tools(fields), **_thinking(fields))
+    return _call(fields, limits, defaults, conversation, ids=False)
+
+
+def _call(
+    fields: Fields, limits: Limits, defaults: Mapping[str, float], content: Prompts | Conversation, *, ids: bool
+) -> Call:
+    for name in ("truncate", "shift"):
+        if fields.boolean(name):
+            raise Unsupported(f"{name} is not supported: nothing is ever cut; shorten the prompt", name)
+    top = fields.integer("top_logprobs", 0, limits.max_logprobs)
+    if top and not fields.boolean("logprobs"):
+        raise fields.wrong("top_logprobs", "needs logprobs to be true")
+    logprobs = (top or 0) if fields.boolean("logprobs") else None
+    options = parse_options(fields.mapping("options", MAX_OPTIONS), limits, logprobs, defaults)
+    return Call(
+        content=content,
+        sampling=options.sampling,
+        max_tokens=options.max_tokens,
+        open_ended=True,
+        context=options.context,
+        style=AnswerStyle(
+            stream=fields.boolean("stream", True),
+            return_token_ids=ids,
+            include_reasoning=fields.raw("think") is not False,
+        ),
+        model=asked_model({"model": fields.raw("model"), "name": fields.raw("name")}),
+        constraint=ollama_format(fields.raw("format"), limits),
+    )
+
+
+def _thinking(fields: Fields) -> dict[str, Any]:
+    value = fields.raw("think")
+    if value is None:
+        return {}
+    if isinstance(value, bool):
+        return {"thinking": value}
+    if value not in EFFORTS:
+        raise fields.wrong("think", f"must be true, false, or one of {', '.join(EFFORTS)}, not {shown(value)}")
+    return {"thinking": True, "effort": value}
+
+
+def _messages(fields: Fields, limits: Limits) -> tuple[Mapping[str, Any], ...]:
+    value = fields.raw("messages")
+    if not isinstance(value, list):
+        raise fields.wrong("messages", f"must be a list, not {shown(value)}")
+    if len(value) > limits.max_messages:
+        raise fields.wrong("messages", f"has {len(value)} entries; the limit is {limits.max_messages}")
+    return tuple(_message(item, f"messages[{index}]", limits) for index, item in enumerate(value))
+
+
+def _message(value: object, path: str, limits: Limits) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{path} must be an object, not {shown(value)}", path)
+    fields = Fields(value, f"{path}.")
+    for name in value:
+        if name not in _MESSAGE:
+            raise InvalidRequest(f"{path} has the unknown field {shown(name)}", path)
+    role = value.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise InvalidRequest(f"{path}.role must be one of {', '.join(sorted(_ROLES))}, not {shown(role)}", path)
+    _refuse_images(value, f"{path}.images")
+    message: dict[str, Any] = {"role": role, "content": check_text(value.get("content") or "", f"{path}.content")}
+    if value.get("thinking"):
+        message["reasoning_content"] = check_text(value["thinking"], f"{path}.thinking")
+    if role == "tool":
+        message["tool_call_id"] = fields.text("tool_call_id", limits.max_name_chars) or ""
+        if (name := fields.text("tool_name", limits.max_name_chars)) is not None:
+            message["name"] = name
+    if value.get("tool_calls"):
+        message["tool_calls"] = _tool_calls(value["tool_calls"], f"{path}.tool_calls", limits)
+    return message
+
+
+def _tool_calls(value: object, path: str, limits: Limits) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or len(value) > MAX_TOOLS:
+        raise InvalidRequest(f"{path} must be a list of at most {MAX_TOOLS} calls", path)
+    calls = []
+    for index, item in enumerate(value):
+        function = item.get("function") if isinstance(item, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
+            raise InvalidRequest(f"{path}[{index}] must have a function with a name and arguments, an object", path)
+        name = check_text(function.get("name"), f"{path}[{index}].function.name", limits.max_name_chars)
+        call_id = check_text(item.get("id") or f"call_{index}", f"{path}[{index}].id", limits.max_name_chars)
+        arguments = function["arguments"]
+        calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
+    return calls
+
+
+def _tools(fields: Fields) -> tuple[Tool, ...]:
+    value = fields.raw("tools")
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > MAX_TOOLS:
+        raise fields.wrong("tools", f"must be a list of at most {MAX_TOOLS} functions")
+    return tuple(_tool(item, f"tools[{index}]") for index, item in enumerate(value))
+
+
+def _tool(value: object, path: str) -> Tool:
+    function = value.get("function") if isinstance(value, dict) else None
+    if not isinstance(function, dict):
+        raise InvalidRequest(f'{path} must be {{"type": "function", "function": …}}', path)
+    parameters = function.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise InvalidRequest(f"{path}.function.parameters must be a JSON schema, not {shown(parameters)}", path)
+    return Tool(
+        check_text(function.get("name"), f"{path}.function.name", MAX_NAME_CHARS),
+        check_text(function.get("description") or "", f"{path}.function.description"),
+        parameters,
+    )
+
+
+def _refuse_images(body: Mapping[str, Any], name: str) -> None:
+    if body.get("images"):
+        raise Unsupported(f"{name} is not supported: only text is", name)
+
+
+def _known(body: Mapping[str, Any], names: frozenset[str]) -> None:
+    for name in body:
+        if name not in names and name != "name":
+            raise InvalidRequest(f"unknown field {shown(name)}", name[:64].encode("utf-8", "replace").decode())
