@@ -51,7 +51,7 @@ class ModelRoutes:
                 {
                     "name": slot.name,
                     "model": slot.name,
-                    "modified_at": _moment(card.modified or slot.model.created),
+                    "modified_at": _moment(card.modified or slot.created),
                     "size": card.bytes,
                     "digest": card.digest,
                     "details": _details(card),
@@ -97,7 +97,7 @@ class ModelRoutes:
                 "details": _details(card),
                 "model_info": dict(card.info),
                 "capabilities": list(card.capabilities),
-                "modified_at": _moment(card.modified or slot.model.created),
+                "modified_at": _moment(card.modified or slot.created),
             },
         )
 
