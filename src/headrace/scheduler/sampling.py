@@ -55,8 +55,8 @@ class SamplingRule:
     """
 
     __slots__ = (
-        "_bias", "_fixed", "_free_from", "_matcher", "_min_bias", "_params", "_penalised", "_prompt", "_seed", "_window",
-        "_words",
+        "_bias", "_fixed", "_free_from", "_matcher", "_min_bias", "_params", "_penalised", "_prompt", "_seed",
+        "_window", "_words",
     )  # fmt: skip
 
     def __init__(self, params: SamplingParams, seed: int, num_prompt: int, matcher: Matcher | None = None) -> None:
