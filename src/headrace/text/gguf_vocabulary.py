@@ -9,7 +9,7 @@ follows llama.cpp: with ``add_space_prefix``, a space is put before the text and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -47,8 +47,10 @@ def build(metadata: Mapping[str, Any]) -> tuple[Tokenizer, Mapping[int, str]]:
         runs = [i for i, token in enumerate(tokens) if types[i] == _USER_DEFINED and not token.strip(" ")]
         for i in runs:
             tokens[i] = _SPACE * len(tokens[i])
-    tokenizer = builders[kind](metadata, tokens, types)
     vocabulary = _vocabulary(tokens)
+    tokenizer = builders[kind](metadata, tokens, types, vocabulary)
+    if len(vocabulary) == len(tokens):
+        return tokenizer, {}
     return tokenizer, {i: token for i, token in enumerate(tokens) if vocabulary[token] != i}
 
 
@@ -91,14 +93,14 @@ def _types(metadata: Mapping[str, Any], count: int) -> list[int]:
     return types
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
+def _byte_level(
+    metadata: Mapping[str, Any], tokens: list[str], types: list[int], vocabulary: dict[str, int]
+) -> Tokenizer:
     name = _string(metadata, "tokenizer.ggml.pre", "default")
     pre = PRE_TOKENIZERS.get(name)
     if pre is None:
         raise UnsupportedModel(f"tokenizer.ggml.pre is {name!r}; known: {', '.join(sorted(PRE_TOKENIZERS))}")
-    vocabulary = _vocabulary(tokens)
-    merges = _strings(metadata, "tokenizer.ggml.merges")
-    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    pairs = _pairs(_strings(metadata, "tokenizer.ggml.merges"))
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=pre.ignore_merges))
     if pre.nfc:
         tokenizer.normalizer = normalizers.NFC()
@@ -113,11 +115,21 @@ def _splitter(pre: PreTokenizer) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
+def _pairs(merges: list[str]) -> list[tuple[str, str]]:
+    """The two parts of each merge: of all at once, if each has its one space."""
+    parts = iter(" ".join(merges).split(" "))
+    pairs = list(zip(parts, parts, strict=False))
+    if list(map(" ".join, pairs)) == merges:
+        return pairs
+    return [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+
+
+def _sentencepiece(
+    metadata: Mapping[str, Any], tokens: list[str], types: list[int], vocabulary: dict[str, int]
+) -> Tokenizer:
     scores = list(metadata.get("tokenizer.ggml.scores", ()))
     if len(scores) != len(tokens):
         raise ModelFileError(f"tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens")
-    vocabulary = _vocabulary(tokens)
     unknown = metadata.get("tokenizer.ggml.unknown_token_id")
     if unknown is not None and not (isinstance(unknown, int) and 0 <= unknown < len(tokens)):
         raise ModelFileError(f"tokenizer.ggml.unknown_token_id {unknown!r} is not a token of the vocabulary")
@@ -168,12 +180,9 @@ def _merges(tokens: list[str], types: list[int], scores: list[float]) -> list[tu
     return merges
 
 
-def _vocabulary(tokens: Iterable[str]) -> dict[str, int]:
+def _vocabulary(tokens: list[str]) -> dict[str, int]:
     """Token text to id. Of two equal texts the first id wins, as when text is looked up in llama.cpp."""
-    vocabulary: dict[str, int] = {}
-    for index, token in enumerate(tokens):
-        vocabulary.setdefault(token, index)
-    return vocabulary
+    return dict(zip(reversed(tokens), range(len(tokens) - 1, -1, -1), strict=True))
 
 
 def _add_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
@@ -181,7 +190,7 @@ def _add_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> No
     control = [
         AddedToken(t, normalized=False, special=True)
         for t, kind in zip(tokens, types, strict=True)
-        if kind in (_CONTROL, _UNKNOWN) and t
+        if kind != _NORMAL and kind in (_CONTROL, _UNKNOWN) and t
     ]
     user_defined = [
         AddedToken(t, normalized=False, special=False)
