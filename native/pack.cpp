@@ -68,6 +68,7 @@ bool expected(const Spec& s, int role) {
 std::string tensor_name(const hr_tensor& t) { return tensor_name(t.role, t.layer); }
 
 constexpr int kBF16 = 2;  // an index of kStorage
+constexpr long kSmallModel = 512L << 20;  // bytes
 
 // 16 rows of bf16 into the tiles at dst, 2 tiles apart: kernels.h's order of pairs, nothing rounded. A null row is zeros.
 // False if not all are finite.
@@ -148,7 +149,7 @@ float* Model::vector_of(const hr_tensor& t) const {
 void Model::set_tensors(const hr_tensor* tensors, int count) {
   struct Job { const Matrix* matrix; const hr_tensor* tensor; long end; };  // up to unit `end` of the list
   std::vector<Job> jobs;
-  long units = 0, most_floats = 0, most_blocks = 0;
+  long units = 0, bytes = 0, most_floats = 0, most_blocks = 0;
   for (const hr_tensor* t = tensors; t < tensors + count; t++) {
     check(*t);
     const Matrix* m = matrix_of(*t);
@@ -157,6 +158,7 @@ void Model::set_tensors(const hr_tensor* tensors, int count) {
       continue;
     }
     const auto& kept = kStorage[kept_storage(t->role, t->layer)];
+    bytes += t->bytes;
     units += round_up(t->rows, kTileN) / kTileN;
     most_floats = std::max(most_floats, (long)kTileN * m->k_tiles * kTileK);
     most_blocks = std::max(most_blocks, kTileN * (t->columns / kept.elements * kept.bytes));
@@ -174,7 +176,8 @@ void Model::set_tensors(const hr_tensor* tensors, int count) {
       if (!pack_unit(*jobs[job].matrix, *jobs[job].tensor, u - first, floats, blocks)) faulty = jobs[job].tensor;
     }
   };
-  run_parallel(team.threads(), work);
+  // A small model's vocabulary takes as long to read as its weights: one processor is left for it.
+  run_parallel(bytes < kSmallModel ? std::max(1, team.threads() - 1) : team.threads(), work);
   if (const hr_tensor* t = faulty) throw Error(tensor_name(*t) + " has a value that is NaN or infinite");
   for (const hr_tensor* t = tensors; t < tensors + count; t++)
     present_[(size_t)(t->role <= HR_NORM ? 0 : t->layer + 1) * HR_ROLES + t->role] = true;

@@ -6,8 +6,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-
+from headrace.api.kept import HttpToolsProtocol, RequestResponseCycle
 from headrace.wire.chunks import to_json
 from headrace.wire.failures import error_json
 

@@ -10,10 +10,9 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from uvicorn import Config, Server
-
 from headrace.api.app import App
 from headrace.api.connection import with_limits
+from headrace.api.kept import Config, Server
 from headrace.api.lifecycle import Phase, drain
 from headrace.errors import ConfigError, Draining
 

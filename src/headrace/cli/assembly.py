@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import random
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
+from headrace.cli.beside import Beside
 from headrace.cli.machine import available_memory
 from headrace.cli.phases import Phases
 from headrace.cli.speculation import Drafting, prepare
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from headrace.metrics import Recorder
 
 log = logging.getLogger("headrace.start")
-T = TypeVar("T")
 
 ATTENTION_COST = 4
 """How many times as long a multiplication of attention takes as one of a linear layer: exponentials, small tiles."""
@@ -58,30 +57,6 @@ class Assembly:
         self.backend.close()
 
 
-class _Beside(Generic[T]):
-    """Work on a thread of its own, while the caller does something else."""
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
-        self._found: list[T] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._found.append(self._work())
-        except BaseException as error:  # raised again where the result is asked for
-            self._error = error
-
-    def result(self) -> T:
-        """Wait for it; raises what it raised."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._found[0]
-
-
 def assemble(
     config: Config,
     phases: Phases,
@@ -91,7 +66,8 @@ def assemble(
     kv_bytes: int | None = None,
     recorder: Recorder | None = None,
 ) -> Assembly:
-    """Find, read and load a model, divide the memory, build the engine (not started).
+    """Find, read and load a model, divide the memory, build the engine (not started). Its chat template is compiled at
+    its first use, or by `ModelWords.prepare` when there is time.
 
     ``meanwhile`` runs beside the loading of the weights, which leaves the interpreter free: what the caller will need
     next is best imported there. The model may take ``limit`` bytes, ``kv_bytes`` of them for its KV cache; None for
@@ -113,7 +89,7 @@ def assemble(
     with phases.phase("read"):
         checkpoint = open_checkpoint(path, max_model_len=settings.max_model_len, name=model_name(model, path))
     length = context_of(checkpoint, settings.max_model_len)
-    beside = _Beside(lambda: _words(checkpoint, phases, meanwhile))
+    beside = Beside(lambda: _words(checkpoint, phases, meanwhile))
     with phases.phase("load"):
         backend = _load(checkpoint, config, length)
     checkpoint = replace(checkpoint, tensors={})  # the backend has its own copy: the files need not stay in memory
@@ -155,7 +131,6 @@ def _words(checkpoint: Checkpoint, phases: Phases, meanwhile: Callable[[], None]
         from headrace.cli.words import ModelWords
 
         words = ModelWords(checkpoint.text, checkpoint.spec.vocab_size)
-        words.prepare()
     meanwhile()
     return words
 

@@ -32,6 +32,7 @@ from headrace.weights import open_checkpoint
 if TYPE_CHECKING:
     from headrace.api import Loaded, Models, Version
     from headrace.api import ServerSettings as ApiSettings
+    from headrace.cli.words import ModelWords
     from headrace.metrics import Recorder
     from headrace.residency import Footprint
 
@@ -133,7 +134,13 @@ class Source:
 
     def load(self, limit: int | None) -> Loaded:
         """Bring it into memory, of which it may take ``limit`` bytes."""
-        return self.loaded(self.assemble(limit, Phases(), lambda: None))
+        made = self.assemble(limit, Phases(), lambda: None)
+        try:
+            made.words.prepare()
+        except BaseException:
+            made.close()
+            raise
+        return self.loaded(made)
 
     def assemble(self, limit: int | None, phases: Phases, meanwhile: Callable[[], None]) -> Assembly:
         """The model, ready to run."""
@@ -170,6 +177,17 @@ class Hosting:
     models: Models
     recorder: Recorder
     about: str
+    words: Sequence[ModelWords]
+    """Of the models that are loaded."""
+
+    def prepare(self) -> None:
+        """What can wait until requests are taken: chat templates.
+
+        Raises:
+            ModelFileError: one of them does not compile.
+        """
+        for words in self.words:
+            words.prepare()
 
 
 def host_models(config: Config, phases: Phases, meanwhile: Callable[[], None]) -> Hosting:
@@ -223,7 +241,8 @@ def _hosting(
                 keep_alive,
             )
         )
-    return Hosting(Models(models, api_settings(config), budget), sources[0].recorder_made, _about(assemblies[0]))
+    words = [assembly.words for assembly in assemblies if assembly is not None]
+    return Hosting(Models(models, api_settings(config), budget), sources[0].recorder_made, _about(assemblies[0]), words)
 
 
 def _about(assembly: Assembly | None) -> str:

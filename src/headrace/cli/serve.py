@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import socket
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from headrace.cli import flags
-from headrace.cli.hosting import api_settings, host_models
+from headrace.cli.beside import Beside
+from headrace.cli.hosting import Hosting, api_settings, host_models
 from headrace.cli.logs import start_logging
 from headrace.cli.phases import Phases
-from headrace.config import SECTIONS, ServerSettings
+from headrace.config import SECTIONS, Config, ServerSettings
 from headrace.errors import ConfigError
 
 if TYPE_CHECKING:
     from headrace.metrics import Recorder
 
 log = logging.getLogger("headrace.start")
+_PREPARING = 0.0005
+"""Seconds after which what is prepared beside the first requests leaves the interpreter to them, when they want it."""
 
 ABOUT = """\
 Serve language models over HTTP, in OpenAI's dialect: /v1/chat/completions, /v1/completions, /v1/models; /health and
@@ -41,6 +46,15 @@ def run(argv: Sequence[str]) -> int:
         HeadraceError: the server cannot start; the message says what to do.
     """
     config = flags.read(flags.parser("headrace serve", ABOUT, SECTIONS, EXAMPLES), argv)
+    gc.disable()  # until all is loaded: nothing that a start builds is garbage
+    try:
+        _serve(config)
+    finally:
+        gc.enable()
+    return 0
+
+
+def _serve(config: Config) -> None:
     phases = Phases()
     settings = config.section(ServerSettings)
     start_logging(settings.log_level)
@@ -52,10 +66,30 @@ def run(argv: Sequence[str]) -> int:
 
         app = App(hosting.models, hosting.recorder, api_settings(config))
         sock = listen(settings.host, settings.port)
-        serve(app, sock, lambda: _announce(hosting.recorder, hosting.about, sock, phases))
+        late: list[Beside[None]] = []
+
+        def started() -> None:
+            _announce(hosting.recorder, hosting.about, sock, phases)
+            late.append(Beside(lambda: _prepare(hosting), lambda: signal.raise_signal(signal.SIGTERM)))
+
+        serve(app, sock, started)
+        for work in late:
+            work.result()
     finally:
         hosting.models.close()
-    return 0
+
+
+def _prepare(hosting: Hosting) -> None:
+    """What the first chat needs and other requests do not: the template, and jinja2 for it. One that does not compile
+    ends the server."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_PREPARING)
+    try:
+        hosting.prepare()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.freeze()  # what is loaded stays: a full collection then takes microseconds, not 10 ms amid a step
+        gc.enable()
 
 
 def _import_http(phases: Phases) -> None:
@@ -76,7 +110,6 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _announce(recorder: Recorder, about: str, sock: socket.socket, phases: Phases) -> None:
-    gc.freeze()  # what is loaded stays: a full collection then takes microseconds, not 10 ms in the middle of a step
     for name, seconds in phases.seconds.items():
         recorder.on_startup_phase(name, seconds)
     host, port = sock.getsockname()[:2]

@@ -5,13 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from headrace.errors import ModelError, ModelFileError, UnsupportedModel
-from headrace.weights.config_json import spec_from_config
 from headrace.weights.files import Fields, read_json
-from headrace.weights.gguf import read_gguf
-from headrace.weights.gguf_spec import spec_from_gguf
 from headrace.weights.names import from_gguf, from_safetensors
-from headrace.weights.packed import packing_from, unpacked
-from headrace.weights.safetensors import read_safetensors_dir
 from headrace.weights.spec import Checkpoint
 from headrace.weights.text_source import text_from_dir, text_from_gguf
 
@@ -41,6 +36,10 @@ def open_checkpoint(path: Path, *, max_model_len: int | None = None, name: str |
 
 
 def _open_dir(path: Path, max_model_len: int | None, name: str) -> Checkpoint:
+    from headrace.weights.config_json import spec_from_config  # here and below: what the other kind of file needs
+    from headrace.weights.packed import packing_from, unpacked  # is not imported, 15 ms of a start
+    from headrace.weights.safetensors import read_safetensors_dir
+
     config = read_json(path / "config.json")
     spec = spec_from_config(config, str(path / "config.json"), max_model_len)
     weights = read_safetensors_dir(path)
@@ -52,6 +51,9 @@ def _open_dir(path: Path, max_model_len: int | None, name: str) -> Checkpoint:
 
 
 def _open_gguf(path: Path, max_model_len: int | None, name: str) -> Checkpoint:
+    from headrace.weights.gguf import read_gguf
+    from headrace.weights.gguf_spec import spec_from_gguf
+
     file = read_gguf(path)
     parts = Fields(str(path), file.metadata).integer("split.count", 1 << 16, low=0, default=1)
     if parts > 1:
