@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from headrace.api.admission import admit
+from headrace.api.callers import ANYONE
 from headrace.api.choice import Choice
 from headrace.api.connection import write_chunk
 from headrace.api.desk import Desk
@@ -112,7 +113,7 @@ async def open_stream(desk: Desk, number: int, sink: list[bytes], body: dict[str
     call = parse_chat(
         {"messages": [{"role": "user", "content": str(number)}], "stream": True, **body}, model.limits, {}
     )
-    (admitted,) = await admit(call, model, call_id, "ip:x", time.monotonic(), 100.0)
+    (admitted,) = await admit(call, model, call_id, ANYONE, time.monotonic(), 100.0)
     request, head = admitted.request, Head(call_id, 1, "tiny", "f")
     choices = [Choice(0, model.words, request.sampling, call.style, request.prompt)]
     document = partial(chat_document, head, call.style)

@@ -4,7 +4,7 @@ HeadraceError
 ├── RequestError                 the caller's fault; each knows its HTTP status
 │   ├── InvalidRequest           400  a field is wrong: names the field, the limit and the fix
 │   ├── Unauthorized             401
-│   ├── Forbidden                403
+│   ├── Forbidden                403  understood, and not allowed
 │   ├── ModelNotFound            404
 │   ├── RouteNotFound            404
 │   ├── MethodNotAllowed         405
@@ -15,6 +15,7 @@ HeadraceError
 │   └── Unsupported              400  a field or feature that is not honoured, refused by name
 ├── OverloadError                try again later; carries ``retry_after`` seconds
 │   ├── QueueFull                429
+│   ├── RateLimited              429  the key has used up what it may
 │   ├── ModelBusy                503  the model is not in memory, and was not there in time
 │   ├── Draining                 503
 │   └── DeadlineExceeded         504
@@ -63,7 +64,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """Understood, and not allowed here."""
+    """Understood, and not allowed: not to this key, or not on this server."""
 
     status = 403
 
@@ -126,6 +127,12 @@ class OverloadError(HeadraceError):
 
 class QueueFull(OverloadError):
     """The waiting queue is at its limit."""
+
+    status = 429
+
+
+class RateLimited(OverloadError):
+    """The key has used up what it may."""
 
     status = 429
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from headrace.api.admission import admit
+from headrace.api.callers import ANYONE
 from headrace.api.choice import Choice
 from headrace.api.desk import Desk
 from headrace.api.lifecycle import Lifecycle, Phase, drain
@@ -37,7 +38,7 @@ def desk_of(engine: FakeEngine, **settings: Any) -> Desk:
 async def reply_of(body: dict[str, Any], call_id: str = "cmpl-1") -> Reply:
     model = served()
     call = parse_completion(body, model.limits, {})
-    admitted = await admit(call, model, call_id, "ip:x", time.monotonic(), 100.0)
+    admitted = await admit(call, model, call_id, ANYONE, time.monotonic(), 100.0)
     requests = [each.request for each in admitted]
     choices = [
         Choice(i * call.n + k, model.words, each.sampling, call.style, each.prompt)
@@ -147,7 +148,7 @@ def test_admission() -> None:
 
         async def admitted(body: dict[str, Any], chat: bool = False, limit: float | None = None) -> Any:
             call = (parse_chat if chat else parse_completion)(body, model.limits, {})
-            return await admit(call, model, "id", "c", 10.0, limit)
+            return await admit(call, model, "id", ANYONE, 10.0, limit)
 
         (one,) = await admitted({"prompt": "ab", "bad_words": ["x", "yz"], "echo": True, "logprobs": 2}, limit=5.0)
         sampling = one.request.sampling

@@ -84,7 +84,7 @@ def test_paths_are_compared_exactly_with_a_key_too(server: Running) -> None:
 def test_keys_are_the_fairness_client(server: Running) -> None:
     key = f"Authorization: Bearer {KEY}\r\nConnection: close\r\n"
     assert exchange(server.port, post("/v1/completions", {"prompt": "a", "max_tokens": 1}, key))[0] == 200
-    assert server.engine.submitted[-1].client == "key:1"
+    assert server.engine.submitted[-1].client == "key:key-1"
 
 
 def test_callers_ids_are_echoed_and_never_used_inside(server: Running) -> None:

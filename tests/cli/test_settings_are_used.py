@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli import bench, quantize, run, store
+from headrace.cli import bench, keys, quantize, run, store
 from headrace.config import SECTIONS, knobs
 
 CLI = Path(run.__file__).parent
@@ -15,6 +15,7 @@ DECLARED: list[tuple[type[object], tuple[str, ...]]] = [
     *((section, ("bench.py",)) for section in bench.SECTIONS),
     (run.ChatSettings, ("run.py",)),
     (store.Names, ("pull.py", "rm.py")),
+    (keys.KeySettings, ("keys.py",)),
     (quantize.Quantization, ("quantize.py",)),
 ]
 

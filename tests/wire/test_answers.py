@@ -195,7 +195,7 @@ def test_errors(error: Exception, status: int, kind: str) -> None:
 
 
 def test_retry_headers() -> None:
-    assert retry_headers(QueueFull("full", 2.4)) == [(b"retry-after", b"2")]
+    assert retry_headers(QueueFull("full", 2.4)) == [(b"retry-after", b"3")]
     assert retry_headers(QueueFull("full", 1e9)) == [(b"retry-after", b"120")]
     assert retry_headers(EngineDead("dead")) == [(b"x-should-retry", b"false")]
     assert retry_headers(InvalidRequest("x")) == []

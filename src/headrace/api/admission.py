@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from headrace.api.callers import Caller
 from headrace.api.ports import Words
 from headrace.api.settings import Served
 from headrace.errors import InvalidRequest
@@ -25,7 +26,7 @@ class Admitted:
 
 
 async def admit(
-    call: Call, served: Served, call_id: str, client: str, arrival: float, request_timeout: float | None
+    call: Call, served: Served, call_id: str, caller: Caller, arrival: float, request_timeout: float | None
 ) -> list[Admitted]:
     """The engine requests of a call, one for each prompt.
 
@@ -58,8 +59,8 @@ async def admit(
             arrival=arrival,
             n=call.n,
             priority=call.priority,
-            client=client,
-            cache_salt=call.cache_salt,
+            client=caller.client,
+            cache_salt=f"{caller.tenant}/{call.cache_salt}",
             deadline=deadline,
             embed=call.embedding is not None,
         )

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from headrace.api.admission import Admitted, admit
+from headrace.api.callers import caller_of
 from headrace.api.choice import Choice, VectorChoice
 from headrace.api.desk import Desk
 from headrace.api.exchange import ClientGone, Header, read_json, respond_json
@@ -75,8 +76,8 @@ class Answerer:
         dialect = self._dialect
         call = dialect.parse(body, served.limits, served.sampling_defaults)
         call_id = dialect.id_prefix + secrets.token_hex(12)  # never the caller's: ids of two callers must differ
-        client = scope.get("headrace.client", "")
-        admitted = await admit(call, served, call_id, client, arrival, self._settings.request_timeout)
+        caller = caller_of(scope)
+        admitted = await admit(call, served, call_id, caller, arrival, self._settings.request_timeout)
         head = Head(call_id, int(time.time()), served.name_for(call.model), served.fingerprint)
         return Reply(
             [each.request for each in admitted],
@@ -86,6 +87,7 @@ class Answerer:
             partial(dialect.document, head, call),
             dialect.errors,
             partial(dialect.headers, call),
+            caller.spend,
         )
 
 

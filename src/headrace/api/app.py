@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from headrace.access import Scope as Access
 from headrace.api.answers import Answerer
+from headrace.api.callers import Keys
 from headrace.api.cards import Shelf
 from headrace.api.guards import account, guard_keys, refuse_when_draining
 from headrace.api.health import HealthRoutes, metrics_route
@@ -11,7 +13,7 @@ from headrace.api.lifecycle import Lifecycle
 from headrace.api.models import ModelRoutes
 from headrace.api.ollama import ollama_routes
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
-from headrace.api.routes import Route, error_shapes, exchanges, route
+from headrace.api.routes import Route, error_shapes, exchanges, finder, route
 from headrace.api.settings import ServerSettings
 from headrace.api.tgi import tgi_routes
 from headrace.api.vllm import vllm_routes
@@ -30,6 +32,7 @@ class App:
         self.settings = settings or ServerSettings()
         self.lifecycle = Lifecycle()
         self.models = models
+        self.keys = Keys(self.settings)
         self.routes = self._table(models, recorder, shelf)
         self._app = self._wrap(route(self.routes), recorder)
 
@@ -49,7 +52,7 @@ class App:
             Route("GET", "/health", health.both, open=True, while_draining=True),
             Route("GET", "/health/live", health.live, open=True, while_draining=True),
             Route("GET", "/health/ready", health.ready, open=True, while_draining=True),
-            Route("GET", "/metrics", metrics, while_draining=True),
+            Route("GET", "/metrics", metrics, while_draining=True, access=Access.METRICS),
             *tgi_routes(models, self.settings),
             *vllm_routes(models, self.settings),
             *ollama_routes(models, self.settings, shelf),
@@ -58,7 +61,8 @@ class App:
     def _wrap(self, app: ASGIApp, recorder: Recorder) -> ASGIApp:
         """The guards, innermost first."""
         app = refuse_when_draining(app, self.lifecycle, exchanges(each for each in self.routes if each.while_draining))
-        app = guard_keys(app, self.settings.api_keys, exchanges(each for each in self.routes if each.open))
+        share, find = self.settings.share_prefixes, finder(self.routes)
+        app = guard_keys(app, self.keys, find, share_prefixes=share, recorder=recorder)
         return account(app, recorder, error_shapes(self.routes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +74,9 @@ class App:
     async def start(self) -> None:
         """Start the engines, and look after open replies from now on."""
         self.models.start()
+        self.keys.start()
 
     async def stop(self) -> None:
         """Stop looking after replies. Engines are their owners' to stop."""
+        self.keys.stop()
         self.models.stop()

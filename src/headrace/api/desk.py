@@ -96,6 +96,8 @@ class Desk:
             for index, request in enumerate(reply.requests):
                 self._by_request[request.id] = (reply, index)
                 self._engine.submit(request)
+            reply.submitted = True
+            reply.settle()
         except HeadraceError as error:
             if error.status == 429:
                 self._recorder.count("vllm:admission_rejections", 1, "max_num_queued_reqs")
@@ -107,6 +109,7 @@ class Desk:
         if reply not in self._open:
             return
         self._open.discard(reply)
+        reply.settle()
         for request in reply.requests:
             self._by_request.pop(request.id, None)
         if not reply.complete:
@@ -124,6 +127,7 @@ class Desk:
     def tick(self, now: float) -> None:
         """Look after what no event would: stalled readers, and deadlines that the engine did not keep."""
         for reply in list(self._open):
+            reply.settle()
             if reply.blocked_since is not None and now - reply.blocked_since > self._settings.stall_timeout:
                 self._cut_off(reply)
             deadline = reply.requests[0].deadline

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
+from headrace.api.callers import Caller, Keys
 from headrace.api.exchange import ClientGone, header, respond_error
 from headrace.api.lifecycle import Lifecycle
 from headrace.api.ports import ASGIApp, Message, Receive, Scope, Send
-from headrace.errors import Draining, HeadraceError, Unauthorized
+from headrace.api.routes import Route
+from headrace.errors import Draining, Forbidden, HeadraceError, RateLimited, Unauthorized
 from headrace.metrics import Recorder
 from headrace.wire.failures import ErrorShape
 
@@ -64,20 +64,44 @@ Exchange = tuple[str, bytes]
 """A method and a path."""
 
 
-def guard_keys(app: ASGIApp, keys: Sequence[str], unlocked: Collection[Exchange]) -> ASGIApp:
-    """Without one of ``keys`` only what is ``unlocked`` answers.
+def guard_keys(
+    app: ASGIApp, keys: Keys, find: Callable[[str, bytes], Route | None], *, share_prefixes: bool, recorder: Recorder
+) -> ASGIApp:
+    """Without a key only what is open answers; with one, what the key is good for, as far as its quota goes.
 
-    The path is compared as it came in, byte for byte, and everything else is closed: no way of writing a path can open
-    a route. Keys are compared by their digests in constant time, all of them every time.
+    The path is compared as it came in, byte for byte, and everything that is not an open route is closed: no way of
+    writing a path can open one.
     """
-    digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if digests and (scope["method"], scope["raw_path"]) not in unlocked:
-            scope["headrace.client"] = _check_key(_given_key(scope), digests)
-        else:
-            scope["headrace.client"] = "ip:" + str((scope.get("client") or ("",))[0])
-        await app(scope, receive, send)
+        found = find(scope["method"], scope["raw_path"])
+        if not keys.asked_for or (found is not None and found.open):
+            scope["headrace.caller"] = Caller("ip:" + str((scope.get("client") or ("",))[0]))
+            await app(scope, receive, send)
+            return
+        secret = _given_key(scope)
+        account = None if secret is None else keys.ring.find(secret)
+        if account is None:
+            recorder.count("headrace:access_refusals", 1, "key")
+            raise Unauthorized("send a valid API key in the header Authorization: Bearer KEY, or in x-api-key")
+        key, quota = account.key, account.quota
+        if found is not None and found.access not in key.scopes:
+            recorder.count("headrace:access_refusals", 1, "scope")
+            raise Forbidden(f"this key is not good for {found.access}")
+        tenant = "" if share_prefixes else key.tenant
+        scope["headrace.caller"] = Caller("key:" + key.tenant, tenant, quota)
+        if found is None or not found.metered:
+            await app(scope, receive, send)
+            return
+        try:
+            quota.enter(time.monotonic())
+        except RateLimited:
+            recorder.count("headrace:access_refusals", 1, "quota")
+            raise
+        try:
+            await app(scope, receive, send)
+        finally:
+            quota.leave()
 
     return guarded
 
@@ -89,14 +113,6 @@ def _given_key(scope: Scope) -> bytes | None:
         return header(scope, b"x-api-key")
     scheme, _, token = authorization.partition(b" ")
     return token.strip() if scheme.lower() == b"bearer" else None
-
-
-def _check_key(key: bytes | None, digests: Sequence[bytes]) -> str:
-    given = hashlib.sha256(key or b"").digest()
-    matches = [hmac.compare_digest(given, digest) for digest in digests]
-    if key is None or not any(matches):
-        raise Unauthorized("send a valid API key in the header Authorization: Bearer KEY, or in x-api-key")
-    return f"key:{matches.index(True)}"
 
 
 def refuse_when_draining(app: ASGIApp, lifecycle: Lifecycle, unlocked: Collection[Exchange]) -> ASGIApp:

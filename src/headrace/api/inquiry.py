@@ -46,7 +46,7 @@ class Inquiry:
         except ClientGone:
             return
         scope["headrace.errors"] = self._shape(body)
-        async with models.lease(self._model(body), deadline) as hosted:
+        async with models.lease(self._model(body), deadline, receive) as hosted:
             with models.preparing():
                 document = await self._answer(hosted.served, body)
         await respond_json(send, document)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from headrace.access import Scope as Access
 from headrace.api.answers import Answerer
 from headrace.api.cards import Shelf
 from headrace.api.exchange import ClientGone, read_json, respond_json
@@ -74,4 +75,11 @@ def ollama_routes(models: Models, settings: ServerSettings, shelf: Shelf | None)
         ("POST", "/api/copy", about.copy),
         ("DELETE", "/api/delete", about.delete),
     )
-    return tuple(Route(method, path, handler, errors=ollama.ERRORS) for method, path, handler in handlers)
+    return tuple(
+        Route(method, path, handler, errors=ollama.ERRORS, access=_access(path)) for method, path, handler in handlers
+    )
+
+
+def _access(path: str) -> Access:
+    """What changes the disk is not for every key."""
+    return Access.ADMIN if path in ("/api/pull", "/api/copy", "/api/delete") else Access.INFERENCE

@@ -40,6 +40,7 @@ class Reply:
         document: Callable[[list[Folded], Usage], Any],
         errors: ErrorShape = OPENAI,
         headers: Callable[[Usage], Sequence[tuple[bytes, bytes]]] = lambda usage: (),
+        spend: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self.requests = requests
         self.choices = choices
@@ -57,6 +58,10 @@ class Reply:
         """When it went to the engine (``time.monotonic()``)."""
         self.load_time = 0.0
         """Seconds for which it waited for its model to be loaded."""
+        self.submitted = False
+        """Whether the engine took it."""
+        self._spend = spend
+        self._spent = 0
         self._writer = writer
         self._document = document
         self._errors = errors
@@ -142,6 +147,13 @@ class Reply:
             validation, queue, max(0.0, self._first - began), max(0.0, self._last - self._first), self.load_time
         )
         return replace(self.usage(), timing=timing)
+
+    def settle(self) -> None:
+        """Tell whoever pays of the tokens since the last time."""
+        if self.submitted:
+            used = self._prompt_tokens + self._completion_tokens
+            self._spend(used - self._spent)
+            self._spent = used
 
     def fail(self, error: Exception) -> None:
         """The call ends with an error; the first one counts."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from headrace.access import Scope as Access
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
 from headrace.errors import MethodNotAllowed, RouteNotFound
 from headrace.wire.failures import OPENAI, ErrorShape
@@ -15,7 +16,8 @@ from headrace.wire.failures import OPENAI, ErrorShape
 class Route:
     """A path, or with ``{id}`` at its end everything below it. ``open`` routes need no key and survive draining.
 
-    ``errors`` is the shape of everything that goes wrong there, the guards' refusals included.
+    ``errors`` is the shape of everything that goes wrong there, the guards' refusals included. ``access`` is what a key
+    must be good for.
     """
 
     method: str
@@ -24,6 +26,29 @@ class Route:
     open: bool = False
     while_draining: bool = False
     errors: ErrorShape = OPENAI
+    access: Access = Access.INFERENCE
+
+    @property
+    def metered(self) -> bool:
+        """Whether requests count against a key's quota: those that make the server work."""
+        return self.access is Access.INFERENCE and self.method == "POST"
+
+
+def finder(routes: Sequence[Route]) -> Callable[[str, bytes], Route | None]:
+    """(method, path) → the route that takes them, compared byte for byte; what answers GET answers HEAD."""
+    exact = {(each.method, each.path.encode()): each for each in routes if not each.path.endswith("{id}")}
+    below = [(each.path.removesuffix("{id}").encode(), each) for each in routes if each.path.endswith("{id}")]
+
+    def find(method: str, path: bytes) -> Route | None:
+        method = "GET" if method == "HEAD" else method
+        found = exact.get((method, path))
+        if found is None:
+            for prefix, each in below:
+                if each.method == method and path.startswith(prefix) and len(path) > len(prefix):
+                    return each
+        return found
+
+    return find
 
 
 def exchanges(routes: Iterable[Route]) -> frozenset[tuple[str, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from headrace.api.cards import UNKNOWN, Card
 from headrace.api.ports import Words
@@ -39,7 +40,11 @@ class ServerSettings:
     """Times are seconds."""
 
     api_keys: tuple[str, ...] = ()
-    """Any of them opens every route; without one, nothing is asked for."""
+    """Any of them opens every route; without one and without a file of keys, nothing is asked for."""
+    api_key_file: Path | None = None
+    """Keys with scopes and quotas, one a line (`headrace.access.keys`)."""
+    share_prefixes: bool = False
+    """Whether a tenant's request may find what another tenant's has left in the prefix cache."""
     request_timeout: float | None = 3600.0
     """From arrival to the last token; a call may ask for less."""
     body_timeout: float = 30.0

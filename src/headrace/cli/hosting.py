@@ -262,6 +262,8 @@ def api_settings(config: Config) -> ApiSettings:
     settings = config.section(ServerSettings)
     return ApiSettings(
         api_keys=settings.api_key,
+        api_key_file=settings.api_key_file,
+        share_prefixes=settings.share_prefix_cache,
         request_timeout=settings.request_timeout or None,
         grace_period=settings.grace_period,
     )

@@ -18,6 +18,7 @@ COMMANDS = {
     "pull": "fetch a model into the cache",
     "list": "show the models in the cache",
     "rm": "remove a model from the cache",
+    "keys": "make, list and revoke API keys",
     "quantize": "write a copy of a model with fewer bits",
     "config": "explain where each setting came from",
     "bench": "measure any OpenAI-compatible server under load",

@@ -167,6 +167,19 @@ class ServerSettings:
         secret=True,
         metavar="KEY",
     )
+    api_key_file: Path | None = knob(
+        None,
+        "A file of keys, one a line, with scopes and quotas; `headrace keys` writes it. It is read again when it"
+        " changes, and on SIGHUP.",
+        path,
+        metavar="FILE",
+    )
+    share_prefix_cache: bool = knob(
+        False,
+        "Let requests with different API keys share what is cached of their prompts. Faster where many keys use one"
+        " system prompt; but how fast an answer begins then tells one tenant what another has asked.",
+        switch,
+    )
     served_model_name: tuple[str, ...] = knob(
         (), "Names that requests may call the model by; the first is the one in answers.", many=True, metavar="NAME"
     )

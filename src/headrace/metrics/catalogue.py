@@ -114,6 +114,8 @@ _COUNTS = (
     Metric("headrace:model_load_failures", _C, "Times that the model could not be loaded."),
     Metric("headrace:model_loaded", _G, "1 if the model is in memory."),
     Metric("headrace:model_load_seconds", _G, "How long loading the model took the last time."),
+    Metric("headrace:access_refusals", _C, "Exchanges refused: no valid key, a key not good for it, its quota used up.",
+           "reason", ("key", "scope", "quota")),
     Metric("headrace:client_disconnects", _C, "Calls whose client went away before the end."),
     Metric("headrace:slow_readers", _C, "Streams closed because their reader stalled."),
 )  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.errors import EngineDead, HeadraceError, ModelFailed, OverloadError, RequestError
+from headrace.errors import EngineDead, HeadraceError, ModelFailed, OverloadError, QueueFull, RequestError
 from headrace.wire.chunks import DONE, to_json
 
 TYPES = {
@@ -25,6 +26,8 @@ TYPES = {
     503: "ServiceUnavailableError",
     504: "GatewayTimeoutError",
 }
+_LONGEST_GUESS = 120
+"""Seconds; how long a queue lasts is a guess, and a client that is told an hour never comes back."""
 INTERNAL = "something went wrong in the server; its log has the details under this request's id"
 
 
@@ -70,7 +73,8 @@ def status_of(error: Exception) -> int:
 def retry_headers(error: Exception) -> list[tuple[bytes, bytes]]:
     """``Retry-After`` in whole seconds where trying again helps; OpenAI's client is told not to where it cannot."""
     if isinstance(error, OverloadError):
-        return [(b"retry-after", str(max(1, min(120, round(error.retry_after)))).encode())]
+        longest = _LONGEST_GUESS if isinstance(error, QueueFull) else math.inf
+        return [(b"retry-after", str(max(1, math.ceil(min(error.retry_after, longest)))).encode())]
     if isinstance(error, EngineDead | ModelFailed) or not isinstance(error, HeadraceError):
         return [(b"x-should-retry", b"false")]
     return []
