@@ -28,10 +28,13 @@ class Caller:
     tenant: str = ""
     quota: Quota | None = None
 
-    def spend(self, tokens: int) -> None:
-        """Tokens of a prompt or of an answer."""
-        if self.quota is not None and tokens:
-            self.quota.spend(tokens, time.monotonic())
+    @property
+    def spend(self) -> Callable[[int], None] | None:
+        """Where the tokens of prompts and answers are to be told; None if nobody counts them."""
+        quota = self.quota
+        if quota is None or quota.limits.tokens_per_minute is None:
+            return None
+        return lambda tokens: quota.spend(tokens, time.monotonic())
 
 
 ANYONE = Caller()
@@ -39,8 +42,8 @@ ANYONE = Caller()
 
 def caller_of(scope: Exchange) -> Caller:
     """Who is calling, as the guards found."""
-    found = scope.get("headrace.caller", ANYONE)
-    return found if isinstance(found, Caller) else ANYONE
+    caller: Caller = scope.get("headrace.caller", ANYONE)
+    return caller
 
 
 class Keys:

@@ -96,9 +96,10 @@ class Desk:
             for index, request in enumerate(reply.requests):
                 self._by_request[request.id] = (reply, index)
                 self._engine.submit(request)
-            reply.submitted = True
-            reply.settle()
+            if reply.spend is not None:
+                reply.settle()
         except HeadraceError as error:
+            reply.spend = None  # nothing was done for it
             if error.status == 429:
                 self._recorder.count("vllm:admission_rejections", 1, "max_num_queued_reqs")
             self.close(reply)
@@ -109,7 +110,8 @@ class Desk:
         if reply not in self._open:
             return
         self._open.discard(reply)
-        reply.settle()
+        if reply.spend is not None:
+            reply.settle()
         for request in reply.requests:
             self._by_request.pop(request.id, None)
         if not reply.complete:

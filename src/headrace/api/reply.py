@@ -40,7 +40,7 @@ class Reply:
         document: Callable[[list[Folded], Usage], Any],
         errors: ErrorShape = OPENAI,
         headers: Callable[[Usage], Sequence[tuple[bytes, bytes]]] = lambda usage: (),
-        spend: Callable[[int], None] = lambda tokens: None,
+        spend: Callable[[int], None] | None = None,
     ) -> None:
         self.requests = requests
         self.choices = choices
@@ -58,9 +58,8 @@ class Reply:
         """When it went to the engine (``time.monotonic()``)."""
         self.load_time = 0.0
         """Seconds for which it waited for its model to be loaded."""
-        self.submitted = False
-        """Whether the engine took it."""
-        self._spend = spend
+        self.spend = spend
+        """Where its tokens are told as they come; None if nobody counts them."""
         self._spent = 0
         self._writer = writer
         self._document = document
@@ -149,10 +148,10 @@ class Reply:
         return replace(self.usage(), timing=timing)
 
     def settle(self) -> None:
-        """Tell whoever pays of the tokens since the last time."""
-        if self.submitted:
+        """Tell of the tokens since the last time."""
+        if self.spend is not None:
             used = self._prompt_tokens + self._completion_tokens
-            self._spend(used - self._spent)
+            self.spend(used - self._spent)
             self._spent = used
 
     def fail(self, error: Exception) -> None:
