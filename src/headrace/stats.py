@@ -92,6 +92,8 @@ class EngineStats:
     """Times the idle integrity check found the block books wrong. Anything but 0 is a bug."""
     step_failures_total: int = 0
     """Steps in which the backend raised."""
+    stalled_total: int = 0
+    """Sequences that were computed again and again without getting a token. Anything but 0 is a bug."""
 
     @property
     def kv_usage(self) -> float:

@@ -266,3 +266,21 @@ def test_random_requests_are_servable() -> None:
         values = [getattr(request.sampling, name) for request in requests]
         assert any(values), name
         assert not all(values), name
+
+
+def test_a_sequence_that_is_computed_for_ever_is_ended() -> None:
+    world = World(_config(max_num_batched_tokens=16, max_num_seqs=2), 64)
+    world.add(_request("stuck", 40, 4))
+    world.add(_request("fine", 5, 60))
+    stuck = world.scheduler._roster.requests["stuck"].lead
+    assert stuck is not None
+    for _ in range(32 * 40):
+        world.step()
+        if world.seen["stuck", 0].finish is not None:
+            break
+        stuck.num_computed = 0  # the bug: what was computed is forgotten
+    assert (world.seen["stuck", 0].finish, world.seen["stuck", 0].error) == (FinishReason.ERROR, "no progress")
+    assert world.scheduler.stalled == 1
+    world.run()
+    assert world.seen["fine", 0].finish is FinishReason.LENGTH
+    assert world.cache.stats().used == 0

@@ -45,6 +45,7 @@ class Reporter:
             preemptions_total=scheduler.preemptions,
             integrity_failures_total=self.integrity_failures,
             step_failures_total=self.step_failures,
+            stalled_total=scheduler.stalled,
         )
 
     def seconds_for(self, requests: int, now: float) -> float:

@@ -92,6 +92,8 @@ _LOAD = (
     Metric("headrace:integrity_failures", _C, "Idle checks that found the block books wrong: a bug.",
            read=lambda s: s.integrity_failures_total),
     Metric("headrace:step_failures", _C, "Steps that the backend failed.", read=lambda s: s.step_failures_total),
+    Metric("headrace:stalled", _C, "Sequences ended because no step brought them a token: a bug.",
+           read=lambda s: s.stalled_total),
 )  # fmt: skip
 """Read from the engine when asked."""
 

@@ -29,6 +29,9 @@ from headrace.types import (
 
 _log = logging.getLogger(__name__)
 _NOTHING: tuple[int, ...] = ()
+_MOST_PASSES = 32
+"""Times that all of a sequence's tokens may be computed without one being chosen after them: once, and once more after
+each preemption."""
 _MISFIT = "the backend's answer does not fit the plan"
 
 
@@ -42,6 +45,8 @@ class Scheduler:
         self.cache = cache
         self._roster = Roster(cache, config.max_model_len, rng)
         self._speculation = speculation
+        self.stalled = 0
+        """Sequences that were ended because no step brought them a token. Anything but 0 is a bug."""
         self._planner = Planner(config, cache, self._roster, speculation)
 
     # -------------------------------------------------------------------------------- coming, going, looking
@@ -159,7 +164,8 @@ class Scheduler:
         if row.targets:
             owner.prompt_logprobs += answer.target_logprobs
         if not tokens and computed < len(sequence.tokens):
-            return  # a chunk
+            self._note_chunk(sequence, len(row.tokens), events, now)
+            return
         finish, stop = None, None
         if tokens and tokens[-1] in owner.stops:
             finish, stop = FinishReason.STOP, tokens[-1]
@@ -182,6 +188,21 @@ class Scheduler:
         elif error is not None:
             events += self._roster.end(owner, now, FinishReason.ERROR, error)
 
+    def _note_chunk(self, sequence: SequenceState, count: int, events: list[TokenEvent], now: float) -> None:
+        """A part of what it is behind by was computed. That must lead to a token some time, however often it is
+        preempted: else it would take its part of every step for ever, and nobody would notice."""
+        sequence.fruitless += count
+        if sequence.fruitless > _MOST_PASSES * len(sequence.tokens):
+            owner = sequence.owner
+            _log.error(
+                "%s: %d tokens computed for one of %d, and none chosen: a bug; its request ends here (computed %d,"
+                " blocks %d, preemptions %d)",
+                *(owner.request.id, sequence.fruitless, len(sequence.tokens), sequence.num_computed),
+                *(sequence.room // BLOCK_SIZE, owner.preemptions),
+            )
+            self.stalled += 1
+            events += self._roster.end(owner, now, FinishReason.ERROR, "no progress")
+
     def _note_draft(self, sequence: SequenceState, drafted: int, right: int) -> None:
         self._roster.tally.drafts.append((drafted, right))
         if self._speculation is not None:
@@ -198,6 +219,7 @@ class Scheduler:
             events[-1] = self._announce(sequence, events[-1], now)
         sequence.last_token_at = now
         if sequence.id not in roster.decoding:
+            sequence.fruitless = 0
             roster.caught_up(sequence)
 
     def _announce(self, sequence: SequenceState, event: TokenEvent, now: float) -> TokenEvent:

@@ -78,6 +78,7 @@ class SequenceState:
 
     __slots__ = (
         "announced",
+        "fruitless",
         "id",
         "index",
         "keys",
@@ -102,6 +103,8 @@ class SequenceState:
         self.announced = False
         """Its first event has been made."""
         self.last_token_at = 0.0
+        self.fruitless = 0
+        """Tokens computed since it last got one of its own."""
         self.become(index)
 
     def become(self, index: int) -> None:
