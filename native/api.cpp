@@ -49,11 +49,12 @@ const std::string& isa_names() {
 
 extern "C" {
 
-hr_model* hr_create(const hr_spec* spec, int32_t dtype, int32_t activations, int32_t max_batch_tokens, int32_t max_model_len,
-                    int32_t threads, const char* isa, char* error, int32_t error_size) {
+hr_model* hr_create(const hr_spec* spec, int32_t dtype, int32_t kv_dtype, int32_t activations, int32_t max_batch_tokens,
+                    int32_t max_model_len, int32_t threads, const char* isa, char* error, int32_t error_size) {
   hr_model* model = nullptr;
   guarded(error, error_size, [&] {
     if (dtype != HR_FLOAT32 && dtype != HR_BFLOAT16) throw hr::Error("unknown dtype");
+    if (kv_dtype != HR_KV_SAME && kv_dtype != HR_KV_INT8) throw hr::Error("unknown KV dtype");
     if (activations != HR_FLOAT && activations != HR_INT8 && activations != HR_INT16) throw hr::Error("unknown activations");
     if (max_batch_tokens < 1 || max_model_len < 1) throw hr::Error("token limits must be positive");
     if (threads < 1 || threads > 1024) throw hr::Error("threads must be from 1 to 1024");
@@ -61,7 +62,8 @@ hr_model* hr_create(const hr_spec* spec, int32_t dtype, int32_t activations, int
     if (!kernels)
       throw hr::Error("instruction set '" + std::string(isa ? isa : "") + "' is not one of those that this machine runs: " + isa_names());
     auto made = std::make_unique<hr_model>();
-    made->model = std::make_unique<hr::Model>(*spec, activations, max_batch_tokens, max_model_len, threads, *kernels);
+    made->model = std::make_unique<hr::Model>(*spec, kv_dtype == HR_KV_INT8, activations, max_batch_tokens, max_model_len, threads,
+                                              *kernels);
     model = made.release();
   });
   return model;

@@ -18,7 +18,7 @@ void Step::write_kv(Walk& w, int layer, int token, int kv_head) {
   char* dst = model_.kv_memory.data() + block * model_.kv_block_bytes() + layer * model_.kv_layer_bytes() +
               2 * kv_head * model_.kv_half_bytes();
   k_.head(k, l.k_norm, spec_.norm_eps, dim, s_.cos + angle, s_.sin + angle, half, w.scratch.k);
-  k_.write_kv(w.scratch.k, v, dim, position % kKvBlock, dst, dst + model_.kv_half_bytes());
+  k_.write_kv[model_.kv_8bit](w.scratch.k, v, dim, position % kKvBlock, dst, dst + model_.kv_half_bytes());
 }
 
 void Step::write_kv_phase(Walk& w, int layer) {
@@ -32,17 +32,15 @@ void Step::write_kv_phase(Walk& w, int layer) {
 void Step::attention(Walk& w, int layer) {
   if (kv_phase_) write_kv_phase(w, layer);
   k_.enter_attention();
-  // Head by head: a head's keys and values stay in cache for the tiles that share them.
-  const long heads = spec_.kv_heads, units = (long)units_.size(), cut = (long)split_tiles_.size();
-  for (long u; (u = claim(w, units * heads)) >= 0;) attend(w, layer, units_[u % units], (int)(u / units));
+  for (long u; (u = claim(w, (long)units_.size())) >= 0;) attend(w, layer, units_[u]);
   end_phase(w);
-  if (!cut) return;
-  for (long u; (u = claim(w, cut * heads)) >= 0;)
-    merge_splits(split_tiles_[u % cut], (int)(u / cut));
+  if (cut_.empty()) return;
+  for (long u; (u = claim(w, (long)cut_.size())) >= 0;) merge_splits(units_[cut_[u]]);
   end_phase(w);
 }
 
-void Step::attend(Walk& w, int layer, const AttentionUnit& unit, int kv_head) {
+void Step::attend(Walk& w, int layer, const AttentionUnit& unit) {
+  const int kv_head = unit.kv_head;
   const QueryTile& tile = tiles_[unit.tile];
   const Layer& l = model_.layers[layer];
   const Rope& rope = spec_.ropes[l.rope];
@@ -76,28 +74,26 @@ void Step::attend(Walk& w, int layer, const AttentionUnit& unit, int kv_head) {
   call.v_offset = model_.kv_half_bytes();
   call.scale = spec_.attention_scale;
   call.softcap = spec_.attention_softcap;
+  call.tiles = w.scratch.kv_tiles;
   AttentionState* slots = reinterpret_cast<AttentionState*>(model_.split_states.data());
-  AttentionState& total = unit.slot < 0 ? w.scratch.total : slots[unit.slot * spec_.kv_heads + kv_head];
+  AttentionState& total = unit.slot < 0 ? w.scratch.total : slots[unit.slot];
   bool first = true;
   for (int s = unit.first_split; s < unit.end_split; s++) {
     call.begin = std::max(begin, s * kSplit);
     call.end = std::max(call.begin, std::min(end, (s + 1) * kSplit));
     if (call.begin == call.end && unit.slot < 0) continue;  // before the window
-    k_.attend(&call, first ? &total : &w.scratch.part);
+    k_.attend[model_.kv_8bit](&call, first ? &total : &w.scratch.part);
     if (!first) k_.merge(&total, &w.scratch.part, rows, dp);
     first = false;
   }
   if (unit.slot < 0) finish_tile(total, tile, kv_head);
 }
 
-void Step::merge_splits(long first_unit, int kv_head) {
-  const AttentionUnit& first = units_[first_unit];
+void Step::merge_splits(const AttentionUnit& first) {
   const QueryTile& tile = tiles_[first.tile];
-  AttentionState* slots = reinterpret_cast<AttentionState*>(model_.split_states.data());
-  AttentionState& total = slots[first.slot * spec_.kv_heads + kv_head];
-  for (int s = 1; s < tile.end_split; s++)
-    k_.merge(&total, &slots[(first.slot + s) * spec_.kv_heads + kv_head], tile.tokens * tile.heads, spec_.head_pad());
-  finish_tile(total, tile, kv_head);
+  AttentionState* slots = reinterpret_cast<AttentionState*>(model_.split_states.data()) + first.slot;
+  for (int s = 1; s < tile.end_split; s++) k_.merge(slots, slots + s, tile.tokens * tile.heads, spec_.head_pad());
+  finish_tile(*slots, tile, first.kv_head);
 }
 
 void Step::finish_tile(const AttentionState& state, const QueryTile& tile, int kv_head) {

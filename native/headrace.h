@@ -41,6 +41,7 @@ typedef struct hr_spec {
 } hr_spec;
 
 enum { HR_FLOAT32 = 0, HR_BFLOAT16 = 1 };
+enum { HR_KV_SAME = 0, HR_KV_INT8 = 1 };  // keys and values: as the dtype, or 8 bits and a scale for each token's head
 
 // What quantised weights are multiplied by: floats of the model's precision, which keeps every weight as it is, or integers
 // of so many bytes, which puts the weights on 8-bit grids (native/integer.h).
@@ -48,7 +49,7 @@ enum { HR_FLOAT = 0, HR_INT8 = 1, HR_INT16 = 2 };
 
 // Creates an empty model. `threads` includes the calling one; `isa` is a name from hr_isas, or null for the best.
 // Null with a message on failure.
-HR_EXPORT hr_model* hr_create(const hr_spec* spec, int32_t dtype, int32_t activations, int32_t max_batch_tokens,
+HR_EXPORT hr_model* hr_create(const hr_spec* spec, int32_t dtype, int32_t kv_dtype, int32_t activations, int32_t max_batch_tokens,
                               int32_t max_model_len, int32_t threads, const char* isa, char* error, int32_t error_size);
 HR_EXPORT void hr_destroy(hr_model* model);
 

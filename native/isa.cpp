@@ -24,7 +24,7 @@ bool has_avx512bf16() {
 bool has_amx() {
 #if defined(__linux__)
   unsigned a, b, c, d;
-  if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if (!has_avx512bf16() || !__builtin_cpu_supports("avx512vbmi") || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   const unsigned amx = 1u << 22 | 1u << 24 | 1u << 25;  // bf16, tiles, int8
   if ((d & amx) != amx) return false;
   unsigned low, high;

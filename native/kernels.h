@@ -10,9 +10,12 @@
 // KV block (16 tokens, one head, head_dim padded to `dp`, a multiple of 32):
 //   bf16: K [dp/2][16 tokens][2], V [dp/16][8 token pairs][16 dims][2]
 //   fp32: K [dp][16 tokens],      V [dp/16][16 tokens][16 dims]
+//   8 bits: for K and for V, a byte (sign and 7 bits of magnitude) for each element, then the 16 tokens' scales, fp32.
+//     Bytes are in the order of the fp32 layout; for bf16 two 64-byte lines of that layout are 64 bytes here, of which
+//     every 16 are 8 elements of the first line and 8 of the second (what unpacking to 16 bits in a register takes).
 //
 // Batch invariance: every output element is accumulated over k in one order that depends on nothing else, and each
-// row of attention walks its context in chunks cut at absolute multiples of 64 tokens, where masked tokens are exact
+// row of attention walks its context in chunks cut at absolute multiples of kChunk tokens, where masked tokens are exact
 // no-ops. So no kernel may let a row's value depend on how many rows it is computed with.
 //
 // Files that implement this table are compiled with their own -m flags: they include nothing that could emit an inline
@@ -26,17 +29,17 @@ constexpr int kTileK = 32, kTileN = 16, kPanelN = 32;
 constexpr int kRowBlock = 32;   // rows of one gemm call
 constexpr int kKvBlock = 16;    // tokens of a KV block
 constexpr int kChunk = 64;      // tokens of one softmax chunk
-constexpr int kSplit = 256;     // tokens of one attention split; a multiple of kChunk
-constexpr int kQueryRows = 32;  // query rows (heads of a group x tokens) of one attention call, at most
+constexpr int kSplit = 512;     // tokens of one attention split; a multiple of kChunk
+constexpr int kQueryRows = 64;  // query rows (heads of a group x tokens) of one attention call, at most
 constexpr int kMaxHeadDim = 512;
 constexpr float kMasked = -1e30f;
 
-// What one row of queries has seen of its context: running maximum (of scores in units of log 2), sum of exponentials,
-// weighted values.
+// What one row of queries has seen of its context. Weights are powers of 2 of (score - base); the base is raised only
+// when weights would grow too large, so it is at most far below the largest score, never far above.
 struct AttentionState {
-  alignas(64) float max[kQueryRows];
-  alignas(64) float sum[kQueryRows];
-  alignas(64) float acc[kQueryRows * kMaxHeadDim];  // [rows][dp]
+  alignas(64) float base[kQueryRows];
+  alignas(64) float sum[kQueryRows * 16];           // of weights, in lanes that are added up at the end
+  alignas(64) float acc[kQueryRows * kMaxHeadDim];  // [rows][dp]: weighted values
 };
 
 struct AttentionCall {
@@ -50,6 +53,7 @@ struct AttentionCall {
   long v_offset;          // bytes from K to V
   int begin, end;         // positions of this call; begin is a multiple of kChunk
   float scale, softcap;   // softcap 0: none
+  char* tiles;            // room for K and V of a chunk
 };
 
 // Running arg-max of one logits row, per column of a tile.
@@ -95,9 +99,9 @@ struct Kernels {
   // One head: optional norm, then RoPE of its first 2 * half values, pairs (j, j + half).
   void (*head)(const float* x, const float* norm, float eps, int dim, const float* cos, const float* sin, int half,
                float* out);
-  void (*write_kv)(const float* k, const float* v, int dim, int slot, void* k_block, void* v_block);
-
-  void (*attend)(const AttentionCall* call, AttentionState* state);
+  // KV in the model's precision: [0], in 8 bits: [1].
+  void (*write_kv[2])(const float* k, const float* v, int dim, int slot, void* k_block, void* v_block);
+  void (*attend[2])(const AttentionCall* call, AttentionState* state);
   void (*merge)(AttentionState* total, const AttentionState* part, int rows, int dp);
   // A[row][column ...] = acc / sum, for query row r of the state
   void (*finish)(const AttentionState* state, int r, int dp, int dim, void* a, int k_tiles, int row, int column);

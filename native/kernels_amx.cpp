@@ -39,18 +39,9 @@ static void enter_gemm(int rows) {
   load_config(config);
 }
 
-// 0-3: C; 4: A and 5: B of 32 k (scores); 6: A and 7: B of 16 k (values of one block).
-static void enter_attention() {
-  TileConfig config;
-  for (int i = 0; i < 6; i++) set_tile(config, i, 16, 64);
-  set_tile(config, 6, 16, 32);
-  set_tile(config, 7, 8, 64);
-  load_config(config);
-}
-
 static void leave() { _tile_release(); }
 
-static inline void store_tiles(int rows, float* c) {
+static inline void store_panel(int rows, float* c) {
   _tile_stored(0, c, kPanelN * 4);
   _tile_stored(1, c + 16, kPanelN * 4);
   if (rows <= 16) return;
@@ -70,7 +61,7 @@ static void gemm_tiles(const void* a, int rows, const void* panel, int k_tiles, 
       _tile_loadd(7, b + 1024, 64);
       _tile_dpbf16ps(1, 4, 7);
     }
-    store_tiles(rows, c);
+    store_panel(rows, c);
     return;
   }
   const char* y = x + (long)k_tiles * 1024;
@@ -89,7 +80,7 @@ static void gemm_tiles(const void* a, int rows, const void* panel, int k_tiles, 
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(3, 5, 7);
   }
-  store_tiles(rows, c);
+  store_panel(rows, c);
 }
 
 // Few rows: weights become tiles a little before they are multiplied, in memory that stays in the first-level cache, and
@@ -122,95 +113,10 @@ static void gemm_few(const void* a, int rows, const Strip* strips, int k_tiles, 
       _tile_dpbf16ps(3, 5, 7);
     }
   }
-  store_tiles(rows, c);
+  store_panel(rows, c);
 }
 
-// Scores of n blocks (n tiles of 16 x 16, side by side in s).
-static inline void scores(const uint16_t* q, int dp, const char* const* kv, int n, float* s) {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (int j = 0; j < dp / kTileK; j++) {
-    _tile_loadd(4, q + j * 512, 64);
-    _tile_loadd(5, kv[0] + j * 1024, 64);
-    _tile_dpbf16ps(0, 4, 5);
-    if (n < 2) continue;
-    _tile_loadd(5, kv[1] + j * 1024, 64);
-    _tile_dpbf16ps(1, 4, 5);
-    if (n < 3) continue;
-    _tile_loadd(5, kv[2] + j * 1024, 64);
-    _tile_dpbf16ps(2, 4, 5);
-    if (n < 4) continue;
-    _tile_loadd(5, kv[3] + j * 1024, 64);
-    _tile_dpbf16ps(3, 4, 5);
-  }
-  _tile_stored(0, s, kChunk * 4);
-  _tile_stored(1, s + 16, kChunk * 4);
-  _tile_stored(2, s + 32, kChunk * 4);
-  _tile_stored(3, s + 48, kChunk * 4);
-}
-
-// acc[16][64 columns] += P (n blocks of [16 rows][16 tokens]) * V, columns in tiles of 16, `columns` (1-4) of them.
-static inline void values(const uint16_t* p, const char* const* kv, long v_offset, int n, int columns, float* acc,
-                          long ld) {
-  _tile_loadd(0, acc, ld);
-  if (columns > 1) _tile_loadd(1, acc + 16, ld);
-  if (columns > 2) _tile_loadd(2, acc + 32, ld);
-  if (columns > 3) _tile_loadd(3, acc + 48, ld);
-  for (int b = 0; b < n; b++) {
-    const char* v = kv[b] + v_offset;
-    _tile_loadd(6, p + b * 256, 32);
-    _tile_loadd(7, v, 64);
-    _tile_dpbf16ps(0, 6, 7);
-    if (columns < 2) continue;
-    _tile_loadd(7, v + 512, 64);
-    _tile_dpbf16ps(1, 6, 7);
-    if (columns < 3) continue;
-    _tile_loadd(7, v + 1024, 64);
-    _tile_dpbf16ps(2, 6, 7);
-    if (columns < 4) continue;
-    _tile_loadd(7, v + 1536, 64);
-    _tile_dpbf16ps(3, 6, 7);
-  }
-  _tile_stored(0, acc, ld);
-  if (columns > 1) _tile_stored(1, acc + 16, ld);
-  if (columns > 2) _tile_stored(2, acc + 32, ld);
-  if (columns > 3) _tile_stored(3, acc + 48, ld);
-}
-
-// Query rows are taken in groups of 16, one tile each. While one group's weights are computed in vector registers, the
-// tile unit works for the other.
-static void attend_tiles(const AttentionCall* call, AttentionState* state) {
-  const int dp = call->dp, groups = (call->rows + 15) / 16;
-  alignas(64) uint16_t q[kQueryRows * kMaxHeadDim];  // [group][dp/32][16][32]
-  alignas(64) float s[kQueryRows * kChunk];
-  alignas(64) uint16_t p[kQueryRows * kChunk];  // [group][4 blocks][16 rows][16 tokens]
-  // Rows beyond `rows` multiply as zeros.
-  for (int i = 0; i < groups * 16 * dp; i += 32) *(__m512i*)(q + i) = _mm512_setzero_si512();
-  for (int i = 0; i < groups * 16 * kChunk; i += 32) *(__m512i*)(p + i) = _mm512_setzero_si512();
-  for (int r = 0; r < call->rows; r++)
-    for (int j = 0; j < dp; j += 16)
-      save_bf16(q + (r / 16) * 16 * dp + (j / 32) * 512 + (r % 16) * 32 + j % 32, load(call->q + (long)r * dp + j));
-  reset(state, groups * 16, dp);
-  for (int first = call->begin; first < call->end; first += kChunk) {
-    const int n = call->end - first < kChunk ? (call->end - first + kKvBlock - 1) / kKvBlock : kChunk / kKvBlock;
-    const char* kv[kChunk / kKvBlock];
-    for (int b = 0; b < n; b++) kv[b] = call->kv + (long)call->blocks[first / kKvBlock + b] * call->block_stride;
-    for (int g = 0; g < groups; g++) scores(q + g * 16 * dp, dp, kv, n, s + g * 16 * kChunk);
-    for (int g = 0; g < groups; g++) {
-      uint16_t* weights = p + g * 16 * kChunk;
-      for (int r = 0; r < 16 && g * 16 + r < call->rows; r++)
-        softmax_row(call, state, g * 16 + r, first, s + (g * 16 + r) * kChunk,
-                    [=](int column, VF w) { save_bf16(weights + column * 16 + r * 16, w); });
-    }
-    for (int g = 0; g < groups; g++) {
-      float* acc = state->acc + (long)g * 16 * dp;
-      for (int j = 0; j < dp / 16; j += 4)
-        values(p + g * 16 * kChunk, kv, call->v_offset + j * 512, n, dp / 16 - j < 4 ? dp / 16 - j : 4, acc + j * 16, dp * 4);
-    }
-  }
-}
+#include "attention_amx.inl"
 
 #include "integer_amx.inl"
 
@@ -224,7 +130,8 @@ static constexpr Kernels with_tiles() {
   t.enter_integer = enter_integer;
   t.gemm_integer = gemm_bytes;
   t.gemm_nibbles = gemm_nibbles;
-  t.attend = attend_tiles;
+  t.attend[0] = attend_tiles<false>;
+  t.attend[1] = attend_tiles<true>;
   return t;
 }
 

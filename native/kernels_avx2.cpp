@@ -26,6 +26,9 @@ static inline float hmax(VF v) {
   x = _mm_max_ps(x, _mm_movehl_ps(x, x));
   return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
+static inline bool all_below(VF v, float limit) {  // false where there is a NaN
+  return _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(limit), _CMP_LT_OQ)) == 0xff;
+}
 
 #include "simd.inl"
 #include "gemm.inl"

@@ -25,6 +25,9 @@ static inline float hmax(VF v) {
   float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
   return a > b ? a : b;
 }
+static inline bool all_below(VF v, float limit) {  // false where there is a NaN
+  return v[0] < limit && v[1] < limit && v[2] < limit && v[3] < limit;
+}
 
 #include "simd.inl"
 #include "gemm.inl"

@@ -25,8 +25,10 @@ static constexpr Kernels rows_kernels(const char* isa) {
   t.norm_to_a = norm_to_a<ABF16>;
   t.norm_add = norm_add;
   t.head = head;
-  t.write_kv = write_kv<BF16>;
-  t.attend = attend_rows<BF16>;
+  t.write_kv[0] = write_kv<BF16>;
+  t.write_kv[1] = write_kv8<BF16>;
+  t.attend[0] = attend_rows<BF16, false>;
+  t.attend[1] = attend_rows<BF16, true>;
   t.merge = merge_rows;
   t.finish = finish_row<ABF16>;
   t.pack = pack16<BF16>;

@@ -35,8 +35,9 @@ int Spec::rope_pairs() const {
   return (int)most;
 }
 
-Model::Model(const hr_spec& s, int plane_count, long max_batch_tokens, long max_len, int thread_count, const Kernels& k)
-    : spec(s), planes(plane_count), kernels(k), max_model_len(max_len), team(thread_count), layers(spec.layers), scratch(),
+Model::Model(const hr_spec& s, bool kv_codes, int plane_count, long max_batch_tokens, long max_len, int thread_count,
+             const Kernels& k)
+    : spec(s), kv_8bit(kv_codes), planes(plane_count), kernels(k), max_model_len(max_len), team(thread_count), layers(spec.layers), scratch(),
       present_((size_t)(spec.layers + 1) * HR_ROLES) {
   Arena count(nullptr);
   lay_out_weights(count);
@@ -136,9 +137,10 @@ void Model::lay_out_scratch(Arena& arena, long tokens, int thread_count) {
     char* a = arena.take<char>(std::max(few * hidden * a_element(), planes ? integers(few, widest) : 0));
     float* row = arena.take<float>(widest);
     char* panel = arena.take<char>(widest * kPanelN * element() + 2 * kStripEnd);
+    char* kv_tiles = arena.take<char>(2L * kChunk * spec.head_pad() * element());
     ArgMax* best = arena.take<ArgMax>(tokens);
     char* sampler = arena.take<char>(hr_sampler_scratch_bytes(spec.vocab));
-    if (t) t->a = a, t->row = row, t->panel = panel, t->best = best, t->sampler = sampler;
+    if (t) t->a = a, t->row = row, t->panel = panel, t->kv_tiles = kv_tiles, t->best = best, t->sampler = sampler;
     threads.push_back(t);
   }
 }

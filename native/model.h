@@ -95,6 +95,7 @@ struct alignas(64) ThreadScratch {
   char* a;            // A operand of a few rows, normed (and made integers) by each thread for itself
   float* row;         // on its way to integers
   char* panel;        // the tiles of a quantised panel
+  char* kv_tiles;     // K and V of a chunk of context
   ArgMax* best;       // [tokens]
   void* sampler;
 };
@@ -102,7 +103,8 @@ struct alignas(64) ThreadScratch {
 class Model {
  public:
   // `planes`: bytes of an integer activation; 0: quantised weights are multiplied by floats.
-  Model(const hr_spec& spec, int planes, long max_batch_tokens, long max_model_len, int threads, const Kernels& kernels);
+  Model(const hr_spec& spec, bool kv_8bit, int planes, long max_batch_tokens, long max_model_len, int threads,
+        const Kernels& kernels);
 
   // Expands, checks and packs tensors; throws Error.
   void set_tensors(const hr_tensor* tensors, int count);
@@ -111,11 +113,13 @@ class Model {
 
   long element() const { return kernels.bf16 ? 2 : 4; }
   long a_element() const { return kernels.a_bf16 ? 2 : 4; }
-  long kv_half_bytes() const { return (long)kKvBlock * spec.head_pad() * element(); }  // K or V of one head of a block
+  // K or V of one head of a block: elements, or codes and a scale for each token.
+  long kv_half_bytes() const { return kv_8bit ? kKvBlock * (spec.head_pad() + 4L) : kKvBlock * spec.head_pad() * element(); }
   long kv_layer_bytes() const { return 2 * kv_half_bytes() * spec.kv_heads; }
   long kv_block_bytes() const { return kv_layer_bytes() * spec.layers; }
 
   const Spec spec;
+  const bool kv_8bit;
   const int planes;
   const Kernels& kernels;
   const long max_model_len;
@@ -130,7 +134,7 @@ class Model {
   Mapping weights_memory, scratch_memory, kv_memory;
   Scratch scratch;
   std::vector<ThreadScratch*> threads;
-  Mapping split_states;  // [splits of a step][kv_heads] AttentionState; grows to the longest context seen
+  Mapping split_states;  // [slots of a step] AttentionState; grows to the most seen
 
  private:
   void lay_out_weights(Arena& arena);

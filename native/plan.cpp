@@ -75,12 +75,12 @@ void Step::plan_tokens() {
   }
 }
 
-// Tiles of up to kQueryRows query rows. Few units over long contexts are cut into splits to feed all threads; the arithmetic
-// is that of the splits either way.
+// Tiles of up to kQueryRows query rows. One that would keep a thread busy while others wait is cut into its splits; the
+// arithmetic is that of the splits either way.
 void Step::plan_attention() {
   const int parts = (spec_.group() + kQueryRows - 1) / kQueryRows, heads = (spec_.group() + parts - 1) / parts;
   const int per_tile = std::max(1, kQueryRows / heads);
-  int most_splits = 0;
+  long work = 0;
   for (int i = 0; i < batch_.num_rows; i++) {
     const hr_row& row = batch_.rows[i];
     kv_phase_ |= row.num_tokens > per_tile || parts > 1;
@@ -88,21 +88,25 @@ void Step::plan_attention() {
       for (int head = 0; head < spec_.group(); head += heads) {
         const int n = std::min(per_tile, row.num_tokens - t), end = row.start + t + n;
         tiles_.push_back({i, row.first_token + t, n, head, std::min(heads, spec_.group() - head), 0, (end + kSplit - 1) / kSplit});
-        most_splits = std::max(most_splits, tiles_.back().end_split);
+        work += (long)tiles_.back().end_split * spec_.kv_heads;
       }
   }
-  const bool cut = most_splits > 1 && (long)tiles_.size() * spec_.kv_heads < 4L * model_.team.threads();
-  for (size_t t = 0; t < tiles_.size(); t++) {
-    const int splits = tiles_[t].end_split;
-    if (!cut || splits < 2) {
-      units_.push_back({(int)t, 0, splits, -1});
-      continue;
-    }
-    split_tiles_.push_back((long)units_.size());
-    for (int s = 0; s < splits; s++) units_.push_back({(int)t, s, s + 1, slots_++});
+  const long share = work / (4L * model_.team.threads());
+  // A row's heads one after another: a block's are neighbours in memory. A head's tiles share its keys and values.
+  for (size_t from = 0, to = 0; from < tiles_.size(); from = to) {
+    while (to < tiles_.size() && tiles_[to].row == tiles_[from].row) to++;
+    for (int kv_head = 0; kv_head < spec_.kv_heads; kv_head++)
+      for (size_t t = from; t < to; t++) plan_units((int)t, kv_head, tiles_[t].end_split > share);
   }
-  const size_t bytes = (size_t)slots_ * spec_.kv_heads * sizeof(AttentionState);
+  const size_t bytes = (size_t)slots_ * sizeof(AttentionState);
   if (bytes > model_.split_states.size()) model_.split_states = Mapping(2 * bytes);
+}
+
+void Step::plan_units(int tile, int kv_head, bool cut) {
+  const int splits = tiles_[tile].end_split;
+  if (!cut || splits < 2) return units_.push_back({tile, kv_head, 0, splits, -1});
+  cut_.push_back((long)units_.size());
+  for (int s = 0; s < splits; s++) units_.push_back({tile, kv_head, s, s + 1, slots_++});
 }
 
 void Step::plan_logits() {

@@ -99,34 +99,6 @@ static void head(const float* x, const float* norm, float eps, int dim, const fl
   }
 }
 
-// A value that is not finite is stored as 0: masked slots are multiplied by an exact 0, and 0 * NaN would carry one
-// request's fault into the next user of the block. The key keeps it, so the faulty row itself still ends in NaN.
-static inline float finite(float x) { return x - x == 0.0f ? x : 0.0f; }
-static inline VF finite(VF x) { return pick(x - x == VF{}, x, VF{}); }
-
-template <bool BF16>
-static void write_kv(const float* k, const float* v, int dim, int slot, void* k_block, void* v_block) {
-  if (BF16) {
-    alignas(64) uint16_t key[kMaxHeadDim], value[kMaxHeadDim];
-    int i = 0;
-    for (; i + W <= dim; i += W) {
-      save_bf16(key + i, load(k + i));
-      save_bf16(value + i, finite(load(v + i)));
-    }
-    for (; i < dim; i++) {
-      key[i] = bf16(k[i]);
-      value[i] = bf16(finite(v[i]));
-    }
-    uint16_t *kb = (uint16_t*)k_block + 2 * slot, *vb = (uint16_t*)v_block + (slot / 2) * 32 + slot % 2;
-    for (int j = 0; j < dim; j += 2) __builtin_memcpy(kb + j * 16, key + j, 4);
-    for (int j = 0; j < dim; j++) vb[(j / 16) * 256 + (j % 16) * 2] = value[j];
-  } else {
-    float *kb = (float*)k_block + slot, *vb = (float*)v_block + slot * 16;
-    for (int j = 0; j < dim; j++) kb[j * 16] = k[j];
-    for (int j = 0; j < dim; j++) vb[(j / 16) * 256 + j % 16] = finite(v[j]);
-  }
-}
-
 template <bool BF16>
 static bool pack16(const float* rows, int k_tiles, void* dst) {
   const int k = k_tiles * kTileK;

@@ -18,9 +18,9 @@ struct QueryTile {
   int first_split, end_split;
 };
 
-// A tile, or one split of it whose state goes to `slot`.
+// A tile with one head of KV, or one split of it whose state goes to `slot`.
 struct AttentionUnit {
-  int tile, first_split, end_split;
+  int tile, kv_head, first_split, end_split;
   long slot;  // -1: the unit is the whole tile
 };
 
@@ -68,6 +68,7 @@ class Step {
   int choices(int row) const { return batch_.num_choices ? batch_.num_choices[row] : 1; }
   void plan_tokens();
   void plan_attention();
+  void plan_units(int tile, int kv_head, bool cut);
   void plan_logits();
 
   void walk(Walk& w);
@@ -91,8 +92,8 @@ class Step {
   void write_kv_phase(Walk& w, int layer);
   void write_kv(Walk& w, int layer, int token, int kv_head);
   void attention(Walk& w, int layer);
-  void attend(Walk& w, int layer, const AttentionUnit& unit, int kv_head);
-  void merge_splits(long first_unit, int kv_head);
+  void attend(Walk& w, int layer, const AttentionUnit& unit);
+  void merge_splits(const AttentionUnit& first);
   void finish_tile(const AttentionState& state, const QueryTile& tile, int kv_head);
 
   void embeddings(Walk& w);
@@ -111,7 +112,7 @@ class Step {
   std::vector<int> position_, row_of_;  // per token
   std::vector<QueryTile> tiles_;
   std::vector<AttentionUnit> units_;
-  std::vector<long> split_tiles_;  // first unit of each tile that is cut into splits
+  std::vector<long> cut_;  // first unit of each tile and head that is cut into splits
   bool kv_phase_ = false;  // KV is written in a phase of its own, not by the one unit that reads it
   long slots_ = 0;
   std::vector<GreedyEntry> greedy_;

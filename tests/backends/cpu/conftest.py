@@ -29,9 +29,10 @@ def make(isa: str, dtype: str) -> Iterator[Loader]:
     """Loads a model or specification on the test's instruction set and precision, with KV; closed after the test."""
     loaded: list[CpuBackend] = []
 
-    def build(model: ModelSpec | Checkpoint, blocks: int = 64, threads: int = 2) -> CpuBackend:
+    def build(model: ModelSpec | Checkpoint, blocks: int = 64, threads: int = 2, kv_dtype: str = "auto") -> CpuBackend:
         source = model if isinstance(model, Checkpoint) else checkpoint(model)
-        backend = load(source, dtype=dtype, threads=threads, isa=isa, max_model_len=1024, max_batch_tokens=1024)
+        limits = {"max_model_len": 1280, "max_batch_tokens": 1280}
+        backend = load(source, dtype=dtype, threads=threads, isa=isa, kv_dtype=kv_dtype, **limits)
         loaded.append(backend)
         backend.allocate_kv(blocks)
         return backend

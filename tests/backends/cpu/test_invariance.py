@@ -78,20 +78,25 @@ def test_any_number_of_rows(make: Loader) -> None:
             assert np.array_equal(got, want)
 
 
-@pytest.mark.parametrize("window", [None, 270])
+@pytest.mark.parametrize("window", [None, 530])
 def test_long_contexts_cut_into_splits_or_not(make: Loader, window: int | None) -> None:
     """Alone, a long context is cut between the threads; in a batch of many it is not. The bits are the same."""
     spec = replace(BASE, layer_window=(window, None))
-    backend = make(spec, 64)
-    tokens = prompt(spec, 600)
-    blocks = blocks_for(600)
-    chunks = chunk_rows(spec, tokens, [599], blocks)
+    backend = make(spec, 128)
+    tokens = prompt(spec, 1100)
+    blocks = blocks_for(1100)
+    chunks = chunk_rows(spec, tokens, [1099], blocks)
     logprobs_of(backend, chunks[:1])
-    others = [PlanRow(1 + i, (i,), 0, (50 + i,), all_logprobs(spec)) for i in range(12)]
+    short = [PlanRow(1 + i, (i,), 0, (80 + i,), all_logprobs(spec)) for i in range(12)]
+    long = [PlanRow(20 + i, tokens[1099:], 1099, (*blocks[:68], 100 + i), all_logprobs(spec)) for i in range(8)]
+    for row in long:  # the last block of each is its own
+        logprobs_of(backend, [PlanRow(0, tokens[1088:1099], 1088, row.blocks, all_logprobs(spec))])
     alone = logprobs_of(backend, chunks[1:])[0]
-    assert np.array_equal(logprobs_of(backend, [*others, chunks[1]])[-1], alone)
+    assert np.array_equal(logprobs_of(backend, [*short, chunks[1]])[-1], alone)
+    for got in logprobs_of(backend, long):
+        assert np.array_equal(got, alone)
     assert np.array_equal(whole(backend, spec, tokens), alone)
-    assert np.array_equal(whole(backend, spec, tokens, [255, 256, 257, 513, 590]), alone)
+    assert np.array_equal(whole(backend, spec, tokens, [255, 511, 512, 513, 1025, 1090]), alone)
 
 
 def test_threads_do_not_matter(make: Loader) -> None:

@@ -17,7 +17,7 @@ FLAGS = {"kernels_avx2": ["-mavx2", "-mfma"]}
 AVX512 = ["-Wno-uninitialized", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 FLAGS["kernels_avx512"] = AVX512
 FLAGS["kernels_avx512bf16"] = [*AVX512, "-mavx512bf16"]
-FLAGS["kernels_amx"] = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+FLAGS["kernels_amx"] = [*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mamx-tile", "-mamx-bf16"]
 
 
 @pytest.mark.skipif(not shutil.which("g++") or not shutil.which("nm"), reason="needs g++ and nm")
@@ -26,7 +26,18 @@ def test_no_weak_symbols(name: str, tmp_path: Path) -> None:
     """-O0 inlines nothing, so whatever could leak at some level of optimisation does here."""
     out = tmp_path / f"{name}.o"
     source = str(NATIVE / f"{name}.cpp")
-    command = ["g++", "-std=c++17", "-O0", "-fvisibility=hidden", *FLAGS[name], "-c", source, "-o", str(out)]
+    command = [
+        "g++",
+        "-std=c++17",
+        "-O0",
+        "-fvisibility=hidden",
+        "-fno-exceptions",
+        *FLAGS[name],
+        "-c",
+        source,
+        "-o",
+        str(out),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     listed = subprocess.run(["nm", "-C", str(out)], check=True, capture_output=True, text=True).stdout
     symbols = listed.splitlines()

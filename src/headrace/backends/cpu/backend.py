@@ -16,6 +16,7 @@ from headrace.types import MemoryItem, Plan, StepResult
 from headrace.weights.spec import Activation, Checkpoint, DType, ModelSpec, Tensor
 
 _DTYPES = {"float32": library.FLOAT32, "bfloat16": library.BFLOAT16}
+_KV_DTYPES = {"auto": library.KV_SAME, "int8": library.KV_INT8}
 _STORAGE = {dtype: code for code, dtype in enumerate(DType)}
 _QUANTIZE = ("int8", "int4")
 ACTIVATIONS = {"float": library.FLOAT, "int8": library.INT8, "int16": library.INT16}
@@ -112,12 +113,14 @@ def load(
     isa: str | None = None,
     quantize: str | None = None,
     activations: str = "float",
+    kv_dtype: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> CpuBackend:
     """Pack a checkpoint's weights into memory of their own; its files are not needed afterwards.
 
     ``dtype`` ("bfloat16" or "float32") is what weights are multiplied in and KV is held in; sums and the residual
-    stream are float32 in both. Weights that the file has quantised stay as they are until just before they are
+    stream are float32 in both. ``kv_dtype`` "int8" holds keys and values in 8 bits and a scale for each token's head
+    instead of in ``dtype`` ("auto"). Weights that the file has quantised stay as they are until just before they are
     multiplied; ``quantize`` ("int8" or "int4", see `headrace.backends.cpu.quantize`) quantises those that it has as
     floats. ``activations`` "int16" or "int8" puts quantised weights on 8-bit grids, one for each output, and
     multiplies them by integers (docs/decisions/0012). ``threads`` None takes every processor that this process may run
@@ -128,7 +131,7 @@ def load(
         ModelFileError: a tensor is missing, of a wrong shape, or holds a value that is not finite.
         MemoryPlanError: the memory is not there.
     """
-    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize, activations)
+    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize, activations, kv_dtype)
     try:
         _set_tensors(backend._handle(), checkpoint, progress)
     except BaseException:
@@ -147,13 +150,14 @@ def measure(
     isa: str | None = None,
     quantize: str | None = None,
     activations: str = "float",
+    kv_dtype: str = "auto",
 ) -> tuple[int, int]:
     """What `load` would take, without loading: bytes of weights and activations, and of one KV block.
 
     Raises:
         ConfigError, MemoryPlanError: as `load`.
     """
-    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize, activations)
+    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize, activations, kv_dtype)
     try:
         return sum(item.bytes for item in backend.memory()), backend.kv_block_bytes
     finally:
@@ -169,6 +173,7 @@ def _create(
     isa: str | None,
     quantize: str | None,
     activations: str,
+    kv_dtype: str,
 ) -> CpuBackend:
     """A model without weights: address space, of which nothing has been touched."""
     if dtype not in _DTYPES:
@@ -176,6 +181,8 @@ def _create(
     available = library.available_isas()
     if isa is not None and isa not in available:
         raise ConfigError(f"isa {isa!r} is not one of those that this machine runs: {', '.join(available)}")
+    if kv_dtype not in _KV_DTYPES:
+        raise ConfigError(f"KV cache dtype {kv_dtype!r} is not one of {', '.join(_KV_DTYPES)}")
     if activations == "auto":
         activations = "float"
     if activations not in ACTIVATIONS:
@@ -186,6 +193,7 @@ def _create(
     native: int | None = library.library().hr_create(
         ctypes.byref(_spec_struct(checkpoint.spec, _kept_storage(checkpoint, quantize))),
         _DTYPES[dtype],
+        _KV_DTYPES[kv_dtype],
         ACTIVATIONS[activations],
         max_batch_tokens,
         max_model_len,

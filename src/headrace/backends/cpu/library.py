@@ -52,6 +52,7 @@ class TensorStruct(ctypes.Structure):
 POST_NORMS, QK_NORM, QKV_BIAS, O_BIAS, GELU_TANH, TIED = (1 << bit for bit in range(6))
 FLOAT32, BFLOAT16 = 0, 1
 FLOAT, INT8, INT16 = 0, 1, 2
+KV_SAME, KV_INT8 = 0, 1
 
 ROLES = (
     *("embedding", "lm_head", "norm", "attention_norm", "q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias"),
@@ -84,7 +85,7 @@ class ResultStruct(ctypes.Structure):
 
 _ERROR = (ctypes.c_char_p, _I32)
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "hr_create": (_ADDRESS, (ctypes.POINTER(SpecStruct), *(_I32,) * 5, ctypes.c_char_p, *_ERROR)),
+    "hr_create": (_ADDRESS, (ctypes.POINTER(SpecStruct), *(_I32,) * 6, ctypes.c_char_p, *_ERROR)),
     "hr_destroy": (None, (_ADDRESS,)),
     "hr_set_tensors": (_I32, (_ADDRESS, _ADDRESS, _I32, *_ERROR)),
     "hr_finish": (_I32, (_ADDRESS, *_ERROR)),

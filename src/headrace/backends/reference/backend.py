@@ -25,21 +25,25 @@ Floats = NDArray[np.float32]
 PLAIN = RowSampling()
 
 
-def load(checkpoint: Checkpoint, *, dtype: str, max_model_len: int, max_batch_tokens: int) -> ReferenceBackend:
-    """Expand every weight to float32.
+def load(
+    checkpoint: Checkpoint, *, dtype: str, max_model_len: int, max_batch_tokens: int, kv_dtype: str = "auto"
+) -> ReferenceBackend:
+    """Expand every weight to float32. With ``kv_dtype`` "int8" keys and values are rounded as 8 bits round them.
 
     Raises:
-        ConfigError: ``dtype`` is not float32, the only precision here.
+        ConfigError: ``dtype`` is not float32, the only precision here, or ``kv_dtype`` is unknown.
         ModelFileError: a weight is NaN or infinite.
     """
     if dtype != "float32":
         raise ConfigError(f"dtype {dtype!r}: the reference backend computes in float32 only")
+    if kv_dtype not in ("auto", "int8"):
+        raise ConfigError(f"KV cache dtype {kv_dtype!r} is not one of auto, int8")
     tensors = {}
     for name, tensor in checkpoint.tensors.items():
         tensors[name] = dequantize(tensor)
         if not np.isfinite(tensors[name]).all():
             raise ModelFileError(f"{checkpoint.path}: tensor {name!r} holds NaN or infinite values")
-    return ReferenceBackend(Decoder(checkpoint.spec, tensors), max_model_len, max_batch_tokens)
+    return ReferenceBackend(Decoder(checkpoint.spec, tensors, kv_dtype == "int8"), max_model_len, max_batch_tokens)
 
 
 class ReferenceBackend:

@@ -53,6 +53,14 @@ def attend(q: Floats, k: Floats, v: Floats, spec: ModelSpec) -> Floats:
     return out
 
 
+def in_8_bits(x: Floats) -> Floats:
+    """Heads x [heads, head_dim] as the nearest of 255 multiples of each head's largest magnitude / 127."""
+    most = np.abs(x).max(axis=-1, keepdims=True)
+    inverse = np.divide(np.float32(127.0), most, out=np.zeros_like(most), where=most > 1e-30)
+    rounded: Floats = np.rint(x * inverse) * (most / np.float32(127.0))
+    return rounded
+
+
 def activate(x: Floats, kind: Activation) -> Floats:
     """The gate's non-linearity."""
     if kind is Activation.SILU:
@@ -65,9 +73,10 @@ def activate(x: Floats, kind: Activation) -> Floats:
 class Decoder:
     """Weights in float32 and the forward pass that they define."""
 
-    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Floats]) -> None:
+    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Floats], kv_8bit: bool = False) -> None:
         self.spec = spec
         self.tensors = tensors
+        self._kept = in_8_bits if kv_8bit else np.copy
 
     def hidden(self, token: int, position: int, blocks: Sequence[int], kv: Floats) -> Floats:
         """The last layer's output for ``token``; writes its keys and values into ``kv``.
@@ -102,8 +111,8 @@ class Decoder:
         if spec.qk_norm:
             q, k = self._norm(layer, "q_norm", q), self._norm(layer, "k_norm", k)
         slot = (blocks[position // BLOCK_SIZE], layer)
-        kv[slot][0, position % BLOCK_SIZE] = rotate(k, position, rope)
-        kv[slot][1, position % BLOCK_SIZE] = v
+        kv[slot][0, position % BLOCK_SIZE] = self._kept(rotate(k, position, rope))
+        kv[slot][1, position % BLOCK_SIZE] = self._kept(v)
         window = spec.layer_window[layer]
         seen = np.arange(0 if window is None else max(0, position - window + 1), position + 1)
         stored = kv[np.asarray(blocks)[seen // BLOCK_SIZE], layer, :, seen % BLOCK_SIZE]
