@@ -31,8 +31,15 @@ def make(isa: str, dtype: str) -> Iterator[Loader]:
 
     def build(model: ModelSpec | Checkpoint, blocks: int = 64, threads: int = 2, kv_dtype: str = "auto") -> CpuBackend:
         source = model if isinstance(model, Checkpoint) else checkpoint(model)
-        limits = {"max_model_len": 1280, "max_batch_tokens": 1280}
-        backend = load(source, dtype=dtype, threads=threads, isa=isa, kv_dtype=kv_dtype, **limits)
+        backend = load(
+            source,
+            dtype=dtype,
+            threads=threads,
+            isa=isa,
+            max_model_len=1280,
+            max_batch_tokens=1280,
+            kv_dtype=kv_dtype,
+        )
         loaded.append(backend)
         backend.allocate_kv(blocks)
         return backend
