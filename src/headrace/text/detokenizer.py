@@ -41,3 +41,27 @@ class Detokenizer:
         if text:
             self._strip = False
         return text[1:] if text.startswith(" ") else text
+
+
+class MarkingDetokenizer(Detokenizer):
+    """A detokenizer that shows some special tokens, each as a lone surrogate.
+
+    No decoded text contains those: so a special token differs from text that merely spells the same.
+    """
+
+    __slots__ = ("_marks",)
+
+    def __init__(
+        self, table: Mapping[int, bytes], marks: Mapping[int, str], *, strip_leading_space: bool = False
+    ) -> None:
+        """``marks`` has the surrogate of each such token."""
+        super().__init__(table, strip_leading_space=strip_leading_space)
+        self._marks = marks
+
+    def push(self, tokens: Iterable[int]) -> str:
+        """The characters that these tokens complete. A mark ends a character that is incomplete before it."""
+        parts = []
+        for token in tokens:
+            mark = self._marks.get(token)
+            parts.append(super().push((token,)) if mark is None else self.finish() + mark)
+        return "".join(parts)

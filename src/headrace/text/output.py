@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from headrace.text.detokenizer import Detokenizer
+from headrace.text.detokenizer import Detokenizer, MarkingDetokenizer
+from headrace.text.formats.calls import Run, joined
+from headrace.text.formats.reader import Reader
 from headrace.text.stop import StopMatcher, Stops
 from headrace.text.tokenizer import Tokenizer
 from headrace.types import SamplingParams, TokenEvent, record
@@ -18,12 +20,19 @@ class OutputDelta:
     it is to be aborted. ``used`` counts the event's tokens up to the one that completed the stop string: tokens after
     it are not part of the answer. ``offsets`` (with logprobs only) has, for each used token, the character of the
     sequence's text at which it begins; a token that continues a character begins where that character does.
+
+    With a `Reader` the text is in ``runs`` instead. ``ended`` says that the answer is over here although no stop string
+    came, as for ``stop``: the one call that it may have is complete. ``reasoning_tokens`` counts those of the used
+    tokens that are reasoning, its marks included.
     """
 
     text: str = ""
     stop: str | None = None
     used: int = 0
     offsets: tuple[int, ...] = ()
+    runs: tuple[Run, ...] = ()
+    ended: bool = False
+    reasoning_tokens: int = 0
 
 
 class OutputText:
@@ -32,23 +41,38 @@ class OutputText:
     Stop strings complete within the first ``min_tokens`` tokens are ordinary text.
     """
 
-    __slots__ = ("_detokenizer", "_done", "_include_stop", "_length", "_matcher", "_min_tokens", "_offsets", "_seen")
+    __slots__ = (
+        "_detokenizer", "_done", "_include_stop", "_length", "_matcher", "_min_tokens", "_offsets", "_reader", "_seen",
+    )  # fmt: skip
 
     def __init__(
-        self, tokenizer: Tokenizer, sampling: SamplingParams, *, prompt: Sequence[int] = (), stops: Stops | None = None
+        self,
+        tokenizer: Tokenizer,
+        sampling: SamplingParams,
+        *,
+        prompt: Sequence[int] = (),
+        stops: Stops | None = None,
+        reader: Reader | None = None,
+        marks: Mapping[int, str] | None = None,
     ) -> None:
         """Start after ``prompt``, which only decides whether a leading space belongs to the text.
 
-        ``stops`` may be built once with `stops_of` and shared by the sequences of a request.
+        ``stops`` may be built once with `stops_of` and shared by the sequences of a request. ``reader`` tells reasoning
+        and calls apart; ``marks`` are the special tokens that it is to see, with their stand-ins.
         """
         table = tokenizer.readable_bytes_of if sampling.skip_special_tokens else tokenizer.bytes_of
         first = tokenizer.strips_leading_space and all(token in tokenizer.special_ids for token in prompt)
-        self._detokenizer = Detokenizer(table, strip_leading_space=first)
+        self._detokenizer = (
+            MarkingDetokenizer(table, marks, strip_leading_space=first)
+            if marks
+            else Detokenizer(table, strip_leading_space=first)
+        )
         stops = stops or stops_of(sampling)
         self._matcher = StopMatcher(stops) if stops else None
         self._include_stop = sampling.include_stop_str_in_output
         self._min_tokens = sampling.min_tokens
         self._offsets = sampling.logprobs is not None
+        self._reader = reader
         self._seen = 0  # Tokens so far.
         self._length = 0  # Characters decoded so far.
         self._done = False
@@ -60,6 +84,8 @@ class OutputText:
         tokens = event.tokens
         if event.stop_token is not None and not self._include_stop:
             tokens = tokens[:-1]
+        if self._reader is not None:
+            return self._read(self._reader, tokens, event)
         if self._matcher is None and not self._offsets:
             delta = OutputDelta(self._detokenizer.push(tokens), used=len(event.tokens))
         else:
@@ -69,6 +95,32 @@ class OutputText:
         elif event.finish is not None:
             delta = self._last(delta)
         return delta
+
+    def _read(self, reader: Reader, tokens: Sequence[int], event: TokenEvent) -> OutputDelta:
+        """The same with a reader: token by token, so that nothing depends on how many come at once."""
+        whole = OutputDelta(used=len(event.tokens))
+        runs: list[Run] = []
+        offsets: list[int] = []
+        for used, token in enumerate(tokens, 1):
+            thinking = reader.thinking
+            delta = self._one_by_one((token,), 1)
+            runs += reader.push(delta.text)
+            offsets += delta.offsets
+            whole.reasoning_tokens += thinking or reader.thinking
+            if delta.stop is not None or reader.ended:
+                whole.stop, whole.used, whole.ended = delta.stop, used, reader.ended
+                self._done = True
+                break
+        else:
+            offsets += [self._length] * (len(event.tokens) - len(tokens) if self._offsets else 0)
+            if event.finish is not None:
+                last = self._last(OutputDelta())
+                runs += reader.push(last.text)
+                whole.stop = last.stop
+        if self._done:
+            runs += reader.finish()
+        whole.offsets, whole.runs = tuple(offsets), joined(runs)
+        return whole
 
     def _one_by_one(self, tokens: Sequence[int], total: int) -> OutputDelta:
         texts, offsets = [], []
