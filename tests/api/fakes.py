@@ -17,7 +17,7 @@ from headrace.stats import EngineStats, Health
 from headrace.text.output import OutputText
 from headrace.text.tokenizer import Tokenizer
 from headrace.types import FinishReason, Request, SamplingParams, TokenEvent, TokenLogprobs
-from headrace.wire.calls import Conversation
+from headrace.wire.calls import Conversation, Prompts
 from headrace.wire.limits import Limits
 
 EOS = 256
@@ -79,7 +79,14 @@ class ByteWords:
     async def constrain(self, constraint: Constraint) -> Grammar:
         return await asyncio.wrap_future(self._compiler.compile(constraint))
 
-    def open_output(self, sampling: SamplingParams, prompt: Sequence[int]) -> OutputText:
+    def constraint_of(
+        self, content: Prompts | Conversation, asked: Constraint | None, prompt: Sequence[int]
+    ) -> Constraint | None:
+        return asked
+
+    def open_output(
+        self, sampling: SamplingParams, prompt: Sequence[int], content: Prompts | Conversation | None = None
+    ) -> OutputText:
         return OutputText(self.tokenizer, sampling, prompt=prompt)
 
 

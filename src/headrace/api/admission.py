@@ -40,7 +40,8 @@ async def admit(
     _refuse_hopeless(call.content, served)
     prompts = await encode(call.content, served.words)
     banned = _bad_words(call.bad_words, served.words)
-    grammar = None if call.constraint is None else await served.words.constrain(call.constraint)
+    constraint = served.words.constraint_of(call.content, call.constraint, prompts[0])
+    grammar = None if constraint is None else await served.words.constrain(constraint)
     timeouts = [limit for limit in (call.timeout, request_timeout) if limit is not None]
     deadline = arrival + min(timeouts) if timeouts else None
     admitted = []

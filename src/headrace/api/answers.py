@@ -102,6 +102,7 @@ def _choices(call: Call, admitted: list[Admitted], served: Served) -> list[Choic
             each.request.sampling,
             call.style,
             each.request.prompt,
+            content=call.content,
             echo=each.echo,
             prompt_logprobs=call.sampling.prompt_logprobs is not None,
             silent=call.max_tokens == 0,

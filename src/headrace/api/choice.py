@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import secrets
 
 from headrace.api.ports import Words
+from headrace.text.formats.calls import Run
 from headrace.types import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
-from headrace.wire.calls import AnswerStyle
-from headrace.wire.deltas import Alternative, Delta, PromptPart, ShownToken
+from headrace.wire.calls import AnswerStyle, Conversation, Prompts
+from headrace.wire.deltas import Alternative, Delta, PromptPart, ShownToken, ToolCallDelta
 
 
 class Choice:
@@ -26,6 +28,7 @@ class Choice:
         style: AnswerStyle,
         prompt: tuple[int, ...],
         *,
+        content: Prompts | Conversation | None = None,
         echo: str | None = None,
         prompt_logprobs: bool = False,
         silent: bool = False,
@@ -35,6 +38,7 @@ class Choice:
         self.stopped_by_text = False
         """A stop string ended it, which the engine does not know."""
         self.tokens = 0
+        self.reasoning_tokens = 0
         self._words = words
         self._sampling = sampling
         self._style = style
@@ -42,8 +46,9 @@ class Choice:
         self._echo = echo
         self._prompt_logprobs = prompt_logprobs
         self._silent = silent
-        self._output = words.open_output(sampling, prompt)
+        self._output = words.open_output(sampling, prompt, content)
         self._begun = False
+        self._called = False
 
     def on_event(self, event: TokenEvent) -> tuple[Delta, ...]:
         """What the event adds to the answer. Nothing if the choice was over already (a stop string ended it)."""
@@ -55,9 +60,9 @@ class Choice:
             return (Delta(self.index, lead, (), echoed, FinishReason.LENGTH if self.done else None, None, prompt),)
         output = self._output.push(event)
         self.tokens += output.used
-        finish = event.finish
+        finish: str | None = event.finish
         reason: int | str | None = None
-        if output.stop is not None:
+        if output.stop is not None or output.ended:
             self.stopped_by_text = True
             finish, reason = FinishReason.STOP, output.stop
         elif event.stop_token in self._sampling.stop_token_ids:
@@ -65,7 +70,28 @@ class Choice:
         self.done = finish is not None
         logprobs = (*echoed, *self._generated(event, output.offsets)) if event.logprobs else echoed
         ids = event.tokens[: output.used] if self._style.return_token_ids else ()
-        return (Delta(self.index, lead + output.text, ids, logprobs, finish, reason, prompt),)
+        self.reasoning_tokens += output.reasoning_tokens
+        earlier: tuple[Delta, ...] = ()
+        reasoning, text, calls = "", lead + output.text, list[ToolCallDelta]()
+        if output.runs:
+            *before, run = output.runs
+            earlier = tuple(
+                Delta(self.index, each.text, (), (), None, None, None, *self._told(each)) for each in before
+            )
+            text, (reasoning, calls) = run.text, self._told(run)
+        if self._called and finish == FinishReason.STOP:
+            finish = "tool_calls"
+        delta = Delta(self.index, text, ids, logprobs, finish, reason, prompt, reasoning, calls)
+        return (*earlier, delta)
+
+    def _told(self, run: Run) -> tuple[str, list[ToolCallDelta]]:
+        """A run's reasoning, if it is to be shown, and its calls, each with an id of its own."""
+        calls = []
+        for piece in run.calls:
+            self._called = True
+            call_id = "call_" + secrets.token_hex(12) if piece.name else ""
+            calls.append(ToolCallDelta(piece.index, call_id, piece.name, piece.arguments))
+        return run.reasoning if self._style.include_reasoning else "", calls
 
     def _begin(self, event: TokenEvent) -> tuple[str, PromptPart | None, tuple[ShownToken, ...]]:
         """What the first event says of the prompt: its echoed text, its part of the delta, its echoed logprobs."""

@@ -9,7 +9,7 @@ from headrace.constraint import Constraint, Grammar
 from headrace.stats import EngineStats, Health
 from headrace.text.output import OutputDelta
 from headrace.types import FinishReason, Request, SamplingParams, TokenEvent
-from headrace.wire.calls import Conversation
+from headrace.wire.calls import Conversation, Prompts
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -111,6 +111,18 @@ class Words(Protocol):
         """
         ...
 
-    def open_output(self, sampling: SamplingParams, prompt: Sequence[int]) -> OutputPort:
-        """The text of a new sequence that continues ``prompt``."""
+    def constraint_of(
+        self, content: Prompts | Conversation, asked: Constraint | None, prompt: Sequence[int]
+    ) -> Constraint | None:
+        """What the answer is held to: ``asked`` for, or made by the tools of a chat.
+
+        Raises:
+            Unsupported: they cannot be had together, or not with this model.
+        """
+        ...
+
+    def open_output(
+        self, sampling: SamplingParams, prompt: Sequence[int], content: Prompts | Conversation | None = None
+    ) -> OutputPort:
+        """The text of a new sequence that continues ``prompt``, which was made of ``content``."""
         ...

@@ -134,6 +134,7 @@ class Reply:
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             cached_tokens=self._cached_tokens,
+            reasoning_tokens=sum(choice.reasoning_tokens for choice in self.choices),
         )
 
     def _final_usage(self) -> Usage:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from headrace.cli.chats import Chats
 from headrace.constraint import Constraint, Grammar
 from headrace.errors import InvalidRequest
 from headrace.grammar.compiler import Compiler
 from headrace.grammar.vocabulary import Vocabulary
-from headrace.text.chat import encode_chat
 from headrace.text.output import OutputText
 from headrace.text.template import load_template
 from headrace.text.tokenizer import Tokenizer, load_tokenizer
 from headrace.types import SamplingParams
 from headrace.weights import TextSource
-from headrace.wire.calls import Conversation
+from headrace.wire.calls import Conversation, Prompts
 
 COMPILE_SECONDS = 10.0
 """The longest that a request waits for its grammar. The compiler's own limits keep it under one or two."""
@@ -32,6 +32,7 @@ class ModelWords:
         """
         self._tokenizer: Tokenizer = load_tokenizer(source)
         self._template = load_template(source)
+        self._chats = Chats(self._tokenizer, self._template) if self._template is not None else None
         self.eos_token_ids = source.eos_token_ids
         self._compiler = Compiler(lambda: Vocabulary(self._tokenizer, vocab_size, self.eos_token_ids))
 
@@ -51,9 +52,10 @@ class ModelWords:
         return self._tokenizer.longest_token
 
     def prepare(self) -> None:
-        """Compile the chat template now, so that the first request need not wait for it."""
-        if self._template is not None:
+        """Compile the chat template and find out its format now, so that the first request need not wait for it."""
+        if self._template is not None and self._chats is not None:
             self._template.prepare()
+            _ = self._chats.form
 
     def encode(self, text: str, add_special: bool) -> Sequence[int]:
         """Text → token ids."""
@@ -74,16 +76,21 @@ class ModelWords:
         Raises:
             InvalidRequest: the model has no chat template, or its template refuses these messages.
         """
-        if self._template is None:
+        if self._chats is None:
             raise InvalidRequest("this model has no chat template; use /v1/completions", "messages")
-        return encode_chat(
-            self._tokenizer,
-            self._template,
-            conversation.messages,
-            variables=conversation.template_kwargs,
-            add_generation_prompt=conversation.add_generation_prompt,
-            continue_final_message=conversation.continue_final_message,
-        )
+        return self._chats.encode(conversation)
+
+    def constraint_of(
+        self, content: Prompts | Conversation, asked: Constraint | None, prompt: Sequence[int]
+    ) -> Constraint | None:
+        """What the answer is held to: ``asked`` for, or made by the tools of a chat.
+
+        Raises:
+            Unsupported: they cannot be had together, or not with this model.
+        """
+        if self._chats is None or not isinstance(content, Conversation):
+            return asked
+        return self._chats.constrain(content, asked, prompt)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Token ids → text, special tokens included."""
@@ -93,8 +100,12 @@ class ModelWords:
         """One token's bytes; alone they need not be valid UTF-8."""
         return self._tokenizer.token_bytes(token)
 
-    def open_output(self, sampling: SamplingParams, prompt: Sequence[int]) -> OutputText:
-        """The text of a new sequence that continues ``prompt``."""
+    def open_output(
+        self, sampling: SamplingParams, prompt: Sequence[int], content: Prompts | Conversation | None = None
+    ) -> OutputText:
+        """The text of a new sequence that continues ``prompt``, which was made of ``content``."""
+        if self._chats is not None and isinstance(content, Conversation):
+            return self._chats.open_output(sampling, prompt, content)
         return OutputText(self._tokenizer, sampling, prompt=prompt)
 
     async def constrain(self, constraint: Constraint) -> Grammar:

@@ -98,29 +98,27 @@ class OutputText:
 
     def _read(self, reader: Reader, tokens: Sequence[int], event: TokenEvent) -> OutputDelta:
         """The same with a reader: token by token, so that nothing depends on how many come at once."""
-        whole = OutputDelta(used=len(event.tokens))
         runs: list[Run] = []
         offsets: list[int] = []
-        for used, token in enumerate(tokens, 1):
+        used, stop, reasoned = len(event.tokens), None, 0
+        for count, token in enumerate(tokens, 1):
             thinking = reader.thinking
             delta = self._one_by_one((token,), 1)
             runs += reader.push(delta.text)
             offsets += delta.offsets
-            whole.reasoning_tokens += thinking or reader.thinking
+            reasoned += thinking or reader.thinking
             if delta.stop is not None or reader.ended:
-                whole.stop, whole.used, whole.ended = delta.stop, used, reader.ended
-                self._done = True
+                used, stop, self._done = count, delta.stop, True
                 break
         else:
             offsets += [self._length] * (len(event.tokens) - len(tokens) if self._offsets else 0)
             if event.finish is not None:
                 last = self._last(OutputDelta())
                 runs += reader.push(last.text)
-                whole.stop = last.stop
+                stop = last.stop
         if self._done:
             runs += reader.finish()
-        whole.offsets, whole.runs = tuple(offsets), joined(runs)
-        return whole
+        return OutputDelta("", stop, used, tuple(offsets), joined(runs), reader.ended, reasoned)
 
     def _one_by_one(self, tokens: Sequence[int], total: int) -> OutputDelta:
         texts, offsets = [], []

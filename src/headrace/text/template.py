@@ -54,6 +54,19 @@ class ChatTemplate:
         """
         _ = self._compiled
 
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The Jinja sources by name."""
+        return self._sources
+
+    def asks_for(self, variable: str) -> bool:
+        """Whether any of the templates uses this variable.
+
+        Raises:
+            ModelFileError: see `prepare`.
+        """
+        return any(variable in template.asked for template, _ in self._compiled.values())
+
     @cached_property
     def _compiled(self) -> Mapping[str, tuple[CompiledTemplate, frozenset[str]]]:
         """Per name: the compiled template, and the variables that a request may set."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.text.formats.scanner import NotThis, Scanner, Sink
-from headrace.types import record
 
 Tools = Mapping[str, Mapping[str, Any]]
 """The schemas of the parameters, by the tool's name."""
 
 
-@record
+@dataclass(slots=True)
 class CallPiece:
     """More of call number ``index``; ``name`` is in its first piece only, ``arguments`` join to a JSON text."""
 
@@ -22,7 +21,7 @@ class CallPiece:
     arguments: str = ""
 
 
-@record
+@dataclass(slots=True)
 class Run:
     """Reasoning, then text, then calls: what was written in another order is several runs."""
 

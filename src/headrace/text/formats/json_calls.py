@@ -1,7 +1,7 @@
 """Calls as JSON: ``{"name": …, "arguments": {…}}``, one or a list of them, with or without marks around.
 
-Hermes and Qwen (``<tool_call>``), Llama 3 (bare, with "parameters"), Mistral's first generation, Granite, Phi-4, Cohere,
-SmolLM2, and whatever model is told to write its calls so.
+Hermes and Qwen (``<tool_call>``), Llama 3 (bare, with "parameters"), Mistral's first generation, Granite, Phi-4,
+Cohere, SmolLM2, and whatever model is told to write its calls so.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Parsing = Generator[None, None, _T]
 Sink = Callable[[str], None]
 
 STAND_INS = "\ud800-\udfff"
-"""Special tokens arrive as one lone surrogate each, which no decoded text contains (see `headrace.text.detokenizer`)."""
+"""Special tokens come as one lone surrogate each, which no decoded text has (see `headrace.text.detokenizer`)."""
 UNLIMITED = 1 << 62
 _SPACE = " \t\r\n"
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
@@ -51,8 +51,13 @@ class Scanner:
         self._at = 0
 
     def both(self, *texts: str) -> tuple[str, ...]:
-        """These texts, and the stand-ins of those that are special tokens: models may write either."""
-        return (*texts, *(self._stand_ins[text] for text in texts if text in self._stand_ins))
+        """These texts, and as they come where special tokens are part of them: models may write either."""
+        found = dict.fromkeys(texts)
+        for text in texts:
+            for token, stand_in in self._stand_ins.items():
+                text = text.replace(token, stand_in)
+            found[text] = None
+        return tuple(found)
 
     def hold(self) -> None:
         """Remember what is taken from here on."""

@@ -1,0 +1,83 @@
+"""What an answer is held to where calls are forced, or strict, or come after reasoning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from headrace.constraint import CallShape, Constraint, forced_calls
+from headrace.errors import Unsupported
+from headrace.text.formats.families import Schema, Writing
+from headrace.text.formats.recognition import Format
+
+_ANYTHING: Schema = {"type": "object"}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The tools of one call that may be called: (name, schema of its parameters, whether it is strict)."""
+
+    tools: Sequence[tuple[str, Schema, bool]]
+    required: bool = False
+    parallel: bool = True
+
+    @property
+    def held(self) -> bool:
+        """Whether the answer is to be held to anything."""
+        return self.required or any(strict for _, _, strict in self.tools)
+
+
+def constrained(form: Format, offer: Offer, asked: Constraint | None, *, thinking: bool) -> Constraint | None:
+    """The constraint of a chat's answer: ``asked`` for, made by its tools, or both. ``thinking``: it reasons first.
+
+    Raises:
+        Unsupported: they cannot be had together, or not with this model.
+    """
+    after = form.reasoning.closes[0] if thinking and form.reasoning else None
+    if offer.tools and offer.held:
+        return _calls(form.family.writing, offer, asked, after)
+    if asked is None or (after is None and not offer.tools):
+        return asked
+    if offer.tools:
+        return _calls(form.family.writing, offer, asked, after)
+    return forced_calls([_content(asked)], after=after, field=asked.field)
+
+
+def _calls(writing: Writing, offer: Offer, asked: Constraint | None, after: str | None) -> Constraint:
+    if not writing.strict and any(strict for _, _, strict in offer.tools):
+        raise Unsupported("strict is not supported with this model's notation of calls, which is not JSON", "tools")
+    shapes = [
+        writing.shape(name, schema if offer.required or strict else _ANYTHING) for name, schema, strict in offer.tools
+    ]
+    most = None if offer.parallel else 1
+    if offer.required:
+        return forced_calls(
+            shapes, prefix=writing.prefix, separator=writing.separator, suffix=writing.suffix, most=most, after=after
+        )
+    whole = [replace(each, begin=writing.prefix + each.begin, end=each.end + writing.suffix) for each in shapes]
+    if asked is not None:
+        return forced_calls([*whole, _content(asked)], after=after, field=asked.field)
+    return forced_calls(whole, trigger=writing.trigger, least=0, most=most, after=after, field="tools")
+
+
+def _content(asked: Constraint) -> CallShape:
+    """A constraint of the content as one alternative among calls.
+
+    Raises:
+        Unsupported: it is a grammar of its own.
+    """
+    if asked.kind == "json_object":
+        schema: Any = json.loads(asked.value) if asked.value else _ANYTHING
+        return CallShape("", schema=schema)
+    if asked.kind == "json_schema":
+        return CallShape("", schema=json.loads(asked.value))
+    if asked.kind == "choice":
+        return CallShape("", lark=" | ".join(json.dumps(text) for text in json.loads(asked.value)))
+    if asked.kind == "regex":
+        escaped = asked.value.replace("/", "\\/")
+        return CallShape("", lark=f"/{escaped}/")
+    raise Unsupported(
+        f"{asked.field} of this kind cannot be combined with tools or with reasoning: turn those off", asked.field
+    )
