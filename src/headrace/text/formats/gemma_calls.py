@@ -37,8 +37,7 @@ class GemmaCalls:
         calls.begin("".join(pieces).strip())
         yield from self._object(calls, 0)
         calls.end()
-        yield from scanner.skip_space()
-        yield from scanner.literal(scanner.both(*self.closes))
+        yield from scanner.closing(*self.closes)
 
     def _value(self, calls: Calls, depth: int) -> Parsing[None]:
         scanner = calls.scanner

@@ -32,8 +32,7 @@ class JsonCalls:
             scanner.take(len(mark))
         yield from json_calls(calls)
         if self.closes:
-            yield from scanner.skip_space()
-            yield from scanner.literal(scanner.both(*self.closes))
+            yield from scanner.closing(*self.closes)
 
 
 def json_calls(calls: Calls) -> Parsing[None]:

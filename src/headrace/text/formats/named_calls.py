@@ -59,7 +59,6 @@ class SectionCalls:
         """What begins with ``mark``, which is still to be taken."""
         scanner = calls.scanner
         opens = scanner.both(*self.opens_call)
-        closes = scanner.both(*self.closes)
         separators = scanner.both(*self.separators)
         scanner.take(len(mark))
         if mark not in opens:
@@ -74,11 +73,9 @@ class SectionCalls:
                 yield from scanner.skip_space()
                 yield from scanner.literal(("```json", "```"))
             yield from _object(calls, name)
-            yield from scanner.skip_space()
-            yield from scanner.literal(("```",))
-            yield from scanner.skip_space()
-            while (yield from scanner.literal(closes)):
-                yield from scanner.skip_space()
+            yield from scanner.closing("```")
+            while (yield from scanner.closing(*self.closes)):
+                pass
             if not (yield from scanner.literal(opens)):
                 return
 

@@ -66,6 +66,7 @@ class Reader:
         self._scanner = Scanner(stand_ins)
         self._output = Output(stand_ins.values())
         self._text = Spaced(self._output.text)
+        self._say = self._text if self._format else self._output.text
         self._calls = Calls(self._scanner, self._output, tools or {}, self._text.mark, single=single)
         self._parsing = self._read()
         next(self._parsing)
@@ -108,7 +109,7 @@ class Reader:
             found = yield from scanner.literal(scanner.both(*marks.opens))
             before = scanner.release()
             if not found:
-                self._text(before)
+                self._say(before)
                 return
             self.thinking = True
         yield from scanner.skip_space()
@@ -124,11 +125,11 @@ class Reader:
     def _answer(self) -> Parsing[None]:
         scanner, calls = self._scanner, self._format
         marks = Marks(scanner.both(*calls.opens) if calls else ())
-        while mark := (yield from scanner.until(marks, self._text if calls else self._output.text)):
+        while mark := (yield from scanner.until(marks, self._say)):
             scanner.hold()
             try:
                 yield from calls.read(self._calls, mark)  # type: ignore[union-attr]  # without calls there are no marks
             except NotThis:
-                self._text(scanner.release())
+                self._say(scanner.release())
             else:
                 scanner.release()

@@ -106,6 +106,21 @@ class Scanner:
             yield
         return self.take(len(found))
 
+    def closing(self, *options: str) -> Parsing[bool]:
+        """Skip white space and take one of ``options``, if it comes next; at the end of the text a part of one will do.
+
+        Whether any was taken.
+        """
+        yield from self.skip_space()
+        marks = self.both(*options)
+        if (yield from self.literal(marks)):
+            return True
+        rest = self._text[self._at :]
+        broken = self.over and bool(rest) and any(mark.startswith(rest) for mark in marks)
+        if broken:
+            self.take(len(rest))
+        return broken
+
     def run(self, stop: re.Pattern[str], sink: Sink, limit: int = UNLIMITED) -> Parsing[str]:
         """Give what comes before the first character that ``stop`` matches to ``sink``, as it comes.
 

@@ -46,9 +46,8 @@ class TaggedCalls:
             first = False
         calls.argue("}")
         calls.end()
-        yield from _next(scanner, "</function>")
-        yield from scanner.skip_space()
-        yield from scanner.literal(scanner.both(*self.closes))
+        yield from scanner.closing("</function>")
+        yield from scanner.closing(*self.closes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,7 @@ class KeyedCalls:
             first = False
         calls.argue("}")
         calls.end()
-        yield from scanner.skip_space()
-        yield from scanner.literal(closes)
+        yield from scanner.closing(*self.closes)
 
 
 def _next(scanner: Scanner, tag: str) -> Parsing[bool]:
