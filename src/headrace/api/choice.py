@@ -135,6 +135,7 @@ class VectorChoice:
 
     stopped_by_text = False
     tokens = 0
+    reasoning_tokens = 0
 
     def __init__(self, index: int) -> None:
         self.index = index

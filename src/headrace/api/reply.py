@@ -70,6 +70,7 @@ class Reply:
         self._folded = [Folded() for _ in choices]
         self._prompt_tokens = sum(len(request.prompt) for request in requests)
         self._completion_tokens = 0
+        self._reasoning_tokens = 0
         self._cached_tokens = 0
         self._cached_known: set[str] = set()
         self._open = len(choices)
@@ -101,9 +102,10 @@ class Reply:
             if event.error == DEADLINE:
                 raise DeadlineExceeded("the request's deadline passed before it finished")
             raise EngineError(event.error or "the request failed in the engine")
-        before = choice.tokens
+        before, reasoned = choice.tokens, choice.reasoning_tokens
         deltas = choice.on_event(event)
         self._completion_tokens += choice.tokens - before
+        self._reasoning_tokens += choice.reasoning_tokens - reasoned
         for delta in deltas:
             self._add(delta)
         return choice
@@ -134,7 +136,7 @@ class Reply:
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             cached_tokens=self._cached_tokens,
-            reasoning_tokens=sum(choice.reasoning_tokens for choice in self.choices),
+            reasoning_tokens=self._reasoning_tokens,
         )
 
     def _final_usage(self) -> Usage:

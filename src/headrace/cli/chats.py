@@ -11,7 +11,7 @@ from headrace.text.chat import encode_chat
 from headrace.text.formats.forcing import Offer, constrained
 from headrace.text.formats.prompting import prompted, thinking_variables
 from headrace.text.formats.reader import Reader
-from headrace.text.formats.recognition import Format, recognise
+from headrace.text.formats.recognition import SWITCHES, Format, recognise
 from headrace.text.output import OutputText
 from headrace.text.template import ChatTemplate
 from headrace.text.tokenizer import Tokenizer
@@ -49,13 +49,14 @@ class Chats:
         """
         form = self.form
         messages, tools = prompted(form, conversation.messages, [_described(tool) for tool in _offered(conversation)])
-        variables = thinking_variables(form, conversation.thinking, conversation.effort)
+        kwargs, thinking = _switched(conversation)
+        variables = thinking_variables(form, thinking, conversation.effort)
         return encode_chat(
             self._tokenizer,
             self._template,
             messages,
             tools=tools,
-            variables={**variables, **conversation.template_kwargs},
+            variables={**variables, **kwargs},
             add_generation_prompt=conversation.add_generation_prompt,
             continue_final_message=conversation.continue_final_message,
         )
@@ -109,9 +110,18 @@ class Chats:
         tail = self._tokenizer.decode(prompt[-_TAIL:], skip_special=False).rstrip()
         if tail.endswith(tuple(mark.rstrip() for mark in reasoning.opens)):
             return True
-        if tail.endswith(reasoning.closes) or not (self.form.thinks or conversation.thinking):
+        if tail.endswith(reasoning.closes) or not (self.form.thinks or _switched(conversation)[1]):
             return False
         return None
+
+
+def _switched(conversation: Conversation) -> tuple[Mapping[str, Any], bool | None]:
+    """The template's variables without the ones that turn reasoning on and off, and what those say."""
+    kwargs, thinking = dict(conversation.template_kwargs), conversation.thinking
+    for name in SWITCHES:
+        if isinstance(kwargs.get(name), bool):
+            thinking = kwargs.pop(name)
+    return kwargs, thinking
 
 
 def _offered(conversation: Conversation) -> tuple[Tool, ...]:

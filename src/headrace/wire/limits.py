@@ -39,6 +39,8 @@ class Limits:
     max_choices: int = 10_000
     """Alternatives of structured_outputs.choice."""
     max_messages: int = 4096
+    max_tools: int = 128
+    """OpenAI's limit, of tools and of calls in one message."""
     max_template_kwargs: int = 16
     max_name_chars: int = MAX_NAME_CHARS
     """Model names, user names and the like."""

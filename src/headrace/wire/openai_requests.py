@@ -15,8 +15,10 @@ from headrace.wire.limits import Limits
 from headrace.wire.messages import parse_messages
 from headrace.wire.prompts import parse_prompts
 from headrace.wire.refusals import refuse_unhonoured
+from headrace.wire.tools import parse_tool_choice, parse_tools
 
 COMPLETION_DEFAULT_MAX_TOKENS = 16
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _SALT = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _INT32 = sampling.INT32
 
@@ -25,9 +27,10 @@ _COMMON = sampling.FIELDS | constraints.FIELDS | {
     "add_special_tokens", "return_token_ids", "return_tokens_as_token_ids", "timeout",
 }  # fmt: skip
 COMPLETION_FIELDS = _COMMON | {"prompt"}
+_TOOLS_AND_REASONING = frozenset({"tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"})
 CHAT_FIELDS = _COMMON | {
     "messages", "max_completion_tokens", "top_logprobs", "add_generation_prompt", "continue_final_message",
-    "chat_template_kwargs",
+    "chat_template_kwargs", "include_reasoning", *_TOOLS_AND_REASONING,
 }  # fmt: skip
 
 
@@ -76,6 +79,7 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, f
         add_generation_prompt=generates,
         continue_final_message=continues,
         template_kwargs=_template_kwargs(fields, limits),
+        **({} if _TOOLS_AND_REASONING.isdisjoint(body) else _tools_and_reasoning(fields, limits, continues)),
     )
     return _call(fields, limits, conversation, params, max_tokens)
 
@@ -122,7 +126,34 @@ def _style(fields: Fields) -> AnswerStyle:
         continuous_usage=include and continuous,
         return_token_ids=fields.boolean("return_token_ids"),
         tokens_as_ids=fields.boolean("return_tokens_as_token_ids"),
+        include_reasoning=fields.boolean("include_reasoning", True),
     )
+
+
+def _tools_and_reasoning(fields: Fields, limits: Limits, continues: bool) -> dict[str, Any]:
+    """Fields of `Conversation` that few calls have."""
+    tools = parse_tools(fields.raw("tools"), limits)
+    if tools and continues:
+        raise fields.wrong("continue_final_message", "cannot be combined with tools: a call has no middle")
+    effort = parse_effort(fields.raw("reasoning_effort"))
+    return {
+        "tools": tools,
+        "tool_choice": parse_tool_choice(fields.raw("tool_choice"), tools),
+        "parallel_tool_calls": fields.boolean("parallel_tool_calls", True),
+        "thinking": None if effort is None else effort != "none",
+        "effort": "" if effort in (None, "none") else effort,
+    }
+
+
+def parse_effort(value: object, name: str = "reasoning_effort") -> str | None:
+    """How much the model is to reason, "none" for not at all; None if it is not said.
+
+    Raises:
+        InvalidRequest: no such word.
+    """
+    if value is None or (isinstance(value, str) and value in EFFORTS):
+        return value
+    raise InvalidRequest(f"{name} must be one of {', '.join(EFFORTS)}, not {shown(value)}", name)
 
 
 def _chat_logprobs(fields: Fields, limits: Limits) -> int | None:

@@ -13,7 +13,9 @@ from typing import Any
 
 from headrace.errors import InvalidRequest, Unsupported
 
-_TOOLS = "tools are not supported yet"
+_TOOLS = "tools are for /v1/chat/completions"
+_FUNCTIONS = "use tools and tool_choice, which took its place"
+_REASONING = "reasoning is told apart in /v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +30,15 @@ NOT_HONOURED: Mapping[str, Refusal] = {
     # OpenAI
     "tools": Refusal(([],), _TOOLS),
     "tool_choice": Refusal(("none", "auto"), _TOOLS),
-    "functions": Refusal(([],), _TOOLS),
-    "function_call": Refusal(("none", "auto"), _TOOLS),
+    "functions": Refusal(([],), _FUNCTIONS),
+    "function_call": Refusal(("none", "auto"), _FUNCTIONS),
     "suffix": Refusal(("",), "filling in the middle is not supported"),
     "store": Refusal((False,), "answers are not stored"),
     "service_tier": Refusal(("auto", "default"), "there is one tier; use priority"),
     "modalities": Refusal((["text"],), "only text is supported"),
     "audio": Refusal((), "only text is supported"),
     "prediction": Refusal((), "predicted outputs are not supported"),
-    "reasoning_effort": Refusal(("none",), "set what the model's template offers with chat_template_kwargs"),
+    "reasoning_effort": Refusal(("none",), _REASONING),
     "verbosity": Refusal(("medium",), "the model has no such control"),
     "web_search_options": Refusal((), "there is no web search"),
     # vLLM
@@ -55,7 +57,7 @@ NOT_HONOURED: Mapping[str, Refusal] = {
     "vllm_xargs": Refusal(({},), "there are no extension arguments"),
     "repetition_detection": Refusal((), "it is not supported; use repetition_penalty"),
     "stream_interval": Refusal((1,), "every token is sent when it is made"),
-    "thinking_token_budget": Refusal((), "reasoning is not told apart from the answer yet"),
+    "thinking_token_budget": Refusal((), "how long the model reasons is up to it; use max_tokens"),
     "watermarking": Refusal((), "watermarking is not supported"),
 }
 

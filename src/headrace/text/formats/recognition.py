@@ -15,7 +15,8 @@ from headrace.text.formats.families import BARE_JSON, FAMILIES, REASONING, SMOLL
 from headrace.text.formats.reader import Reasoning
 from headrace.text.template import ChatTemplate, Message
 
-_SWITCHES = ("enable_thinking", "thinking")
+SWITCHES = ("enable_thinking", "thinking")
+"""What templates call the variable that turns reasoning on and off."""
 _EFFORT = "reasoning_effort"
 _ASK = "probe what"
 _KEY, _VALUE, _RESULT = "probe_key", "probe_value", "probe_result"
@@ -71,7 +72,7 @@ def recognise(template: ChatTemplate) -> Format:
     """
     source = "\n".join(template.sources.values())
     reasoning = next((each for each in REASONING if each.closes[0] in source or each.opens[0] in source), None)
-    switch = next((name for name in _SWITCHES if template.asks_for(name)), None)
+    switch = next((name for name in SWITCHES if template.asks_for(name)), None)
     common: dict[str, Any] = {
         "reasoning": reasoning,
         "switch": switch,
