@@ -10,7 +10,7 @@ from headrace.api.callers import Caller
 from headrace.api.ports import Words
 from headrace.api.settings import Served
 from headrace.errors import InvalidRequest
-from headrace.types import Request, SamplingParams
+from headrace.types import Request
 from headrace.wire.calls import Call, Conversation, Prompts
 
 LONG_TEXT = 2048
@@ -46,8 +46,12 @@ async def admit(
     deadline = arrival + min(timeouts) if timeouts else None
     admitted = []
     for index, prompt in enumerate(prompts):
+        context = min(call.context or served.limits.max_model_len, served.limits.max_model_len)
+        max_tokens, prompt_logprobs = _fit(call, len(prompt), context)
         sampling = replace(
-            _fit(call, len(prompt), min(call.context or served.limits.max_model_len, served.limits.max_model_len)),
+            call.sampling,
+            max_tokens=max_tokens,
+            prompt_logprobs=prompt_logprobs,
             eos_token_ids=served.words.eos_token_ids,
             bad_words=banned,
             grammar=grammar,
@@ -116,8 +120,8 @@ def _encode_items(content: Prompts, words: Words) -> list[tuple[int, ...]]:
     return prompts if keep is None else [prompt[-keep:] for prompt in prompts]
 
 
-def _fit(call: Call, prompt_tokens: int, context: int) -> SamplingParams:
-    """The call's sampling with ``max_tokens`` settled. Nothing is ever cut to fit."""
+def _fit(call: Call, prompt_tokens: int, context: int) -> tuple[int, int | None]:
+    """``max_tokens`` and ``prompt_logprobs``, settled. Nothing is ever cut to fit."""
     field = "messages" if isinstance(call.content, Conversation) else call.content.field
     if prompt_tokens == 0:
         raise InvalidRequest(f"the {field} has no tokens; send some text", field)
@@ -125,7 +129,7 @@ def _fit(call: Call, prompt_tokens: int, context: int) -> SamplingParams:
     if call.embedding is not None:
         if room < 0:
             raise InvalidRequest(f"the {field} has {prompt_tokens} tokens, but the context holds {context}", field)
-        return call.sampling
+        return call.sampling.max_tokens, call.sampling.prompt_logprobs
     if room < 1:
         raise InvalidRequest(
             f"the {field} has {prompt_tokens} tokens, but the context holds {context}, answer included; shorten it",
@@ -146,7 +150,7 @@ def _fit(call: Call, prompt_tokens: int, context: int) -> SamplingParams:
     prompt_logprobs = sampling.prompt_logprobs
     if isinstance(call.content, Prompts) and call.content.echo and sampling.logprobs is not None:
         prompt_logprobs = max(sampling.logprobs, prompt_logprobs or 0)
-    return replace(sampling, max_tokens=asked, prompt_logprobs=prompt_logprobs)
+    return asked, prompt_logprobs
 
 
 def _echo(content: Prompts | Conversation, index: int, prompt: tuple[int, ...], words: Words) -> str | None:
