@@ -17,7 +17,7 @@ assert len(answer.details.prefill) >= 5, answer.details.prefill
 parts = list(client.generate_stream("The capital of France is", max_new_tokens=8))
 assert "".join(part.token.text for part in parts if not part.token.special) == answer.generated_text
 assert parts[-1].generated_text == answer.generated_text and parts[-1].details.generated_tokens == 8, parts[-1]
-drawn = client.generate("Once", max_new_tokens=5, do_sample=True, best_of=2, seed=3, temperature=0.8)
+drawn = client.generate("Once", max_new_tokens=5, do_sample=True, best_of=2, temperature=0.8)
 assert len(drawn.details.best_of_sequences) == 1, drawn
 assert client.generate("Once", max_new_tokens=5, do_sample=True, seed=3).details.seed == 3
 stopped = client.generate("1, 2, 3, 4,", max_new_tokens=30, stop_sequences=["7"])
