@@ -185,3 +185,25 @@ def test_small_routes(start: Start) -> None:
         assert client.head("/api/tags").status_code == 200
         unknown = client.get("/api/nothing")
         assert (unknown.status_code, unknown.json()) == (404, {"error": "there is nothing at this path"})
+
+
+def test_embeddings(start: Start) -> None:
+    client = client_of(start(FakeEngine(pace=0.0005)).url)
+    answer = client.embed("tiny", ["abcd", "abcd", "~~~~"])
+    first, again, other = answer.embeddings
+    assert first == again != other
+    assert sum(number * number for number in first) == pytest.approx(1, rel=1e-5)
+    assert answer.prompt_eval_count == 12
+    assert answer.total_duration > 0
+    assert client.embed("tiny", "abcd").embeddings == [first]
+    assert len(client.embed("tiny", "abcd", dimensions=2).embeddings[0]) == 2
+    assert client.embeddings("tiny", "abcd").embedding == first
+    assert client.embed("tiny", "").embeddings == []
+
+
+def test_a_long_text_is_cut_only_when_asked(start: Start) -> None:
+    client = client_of(start(FakeEngine(pace=0.0005)).url)
+    with pytest.raises(ollama.ResponseError, match="the input has 513 tokens, but the context holds 512"):
+        client.embed("tiny", "a" * 512 + "b")
+    assert client.embed("tiny", "a" * 512 + "b", truncate=True) != client.embed("tiny", "a" * 511 + "b")
+    assert client.embed("tiny", "a" * 512 + "b", truncate=True).embeddings == client.embed("tiny", "a" * 9).embeddings

@@ -117,7 +117,9 @@ def _encode_chat(content: Conversation, words: Words) -> tuple[int, ...]:
 def _encode_items(content: Prompts, words: Words) -> list[tuple[int, ...]]:
     add_special, keep = content.add_special_tokens, content.truncate
     prompts = [tuple(words.encode(item, add_special)) if isinstance(item, str) else item for item in content.items]
-    return prompts if keep is None else [prompt[-keep:] for prompt in prompts]
+    if keep is None:
+        return prompts
+    return [prompt[:keep] if content.keep_first else prompt[-keep:] for prompt in prompts]
 
 
 def _fit(call: Call, prompt_tokens: int, context: int) -> tuple[int, int | None]:

@@ -26,7 +26,7 @@ class Card:
     """Seconds since the epoch."""
     template: str = ""
     """Its chat template, empty if it has none."""
-    capabilities: tuple[str, ...] = ("completion",)
+    capabilities: tuple[str, ...] = ("completion", "embedding")
     info: Mapping[str, Any] = field(default_factory=dict)
     """Its dimensions, by GGUF's names."""
 

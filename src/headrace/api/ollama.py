@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 from headrace.access import Scope as Access
 from headrace.api.answers import Answerer
@@ -14,18 +16,30 @@ from headrace.api.ports import ASGIApp, Receive, Scope, Send
 from headrace.api.routes import Route
 from headrace.api.settings import ServerSettings
 from headrace.wire import ollama
+from headrace.wire.dialects import Dialect
+from headrace.wire.ollama_embeddings import EMBED, EMBEDDINGS, empty_embed, empty_older
 from headrace.wire.ollama_requests import asked_model, keep_alive
 
 
 class TextRoute:
-    """``/api/generate`` or ``/api/chat``. Without a prompt the model is loaded; with ``keep_alive`` 0, unloaded."""
+    """A route with a ``prompt``, a field of that name. Without it the model is loaded; with ``keep_alive`` 0, unloaded.
 
-    def __init__(self, models: Models, settings: ServerSettings, *, chat: bool) -> None:
+    ``empty`` is the answer then: of the model's name, and whether it was unloaded.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        settings: ServerSettings,
+        dialect: Dialect,
+        prompt: str,
+        empty: Callable[[str, bool], dict[str, Any]],
+    ) -> None:
         self._models = models
         self._settings = settings
-        self._prompt = "messages" if chat else "prompt"
-        self._chat = chat
-        self._answerer = Answerer(ollama.CHAT if chat else ollama.GENERATE, models, settings)
+        self._prompt = prompt
+        self._empty = empty
+        self._answerer = Answerer(dialect, models, settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One call."""
@@ -51,7 +65,7 @@ class TextRoute:
         if stay != 0:
             await self._models.load(model)
         self._keep(model, stay)
-        await respond_json(send, ollama.loaded_document(model, chat=self._chat, unloaded=stay == 0))
+        await respond_json(send, self._empty(model, stay == 0))
 
     def _keep(self, model: str, stay: float | None) -> None:
         """0 sends it away now, and says nothing of the next time."""
@@ -65,8 +79,10 @@ def ollama_routes(models: Models, settings: ServerSettings, shelf: Shelf | None)
     """All of Ollama's own routes (its ``/v1/*`` are OpenAI's and Anthropic's, ``/`` is in `headrace.api.health`)."""
     about = ModelRoutes(models, settings, shelf)
     handlers: tuple[tuple[str, str, ASGIApp], ...] = (
-        ("POST", "/api/generate", TextRoute(models, settings, chat=False)),
-        ("POST", "/api/chat", TextRoute(models, settings, chat=True)),
+        ("POST", "/api/generate", TextRoute(models, settings, ollama.GENERATE, "prompt", ollama.loaded_generate)),
+        ("POST", "/api/chat", TextRoute(models, settings, ollama.CHAT, "messages", ollama.loaded_chat)),
+        ("POST", "/api/embed", TextRoute(models, settings, EMBED, "input", empty_embed)),
+        ("POST", "/api/embeddings", TextRoute(models, settings, EMBEDDINGS, "prompt", empty_older)),
         ("GET", "/api/tags", about.tags),
         ("GET", "/api/ps", about.ps),
         ("GET", "/api/version", about.version),

@@ -27,6 +27,8 @@ class Prompts:
     """The answer's text begins with the prompt's."""
     truncate: int | None = None
     """Of a longer prompt, use the last so many tokens: only ever by the caller's own wish (TGI's ``truncate``)."""
+    keep_first: bool = False
+    """With ``truncate``: use the first tokens instead (Ollama's)."""
     field: str = "prompt"
     """What the body calls them, for errors."""
 

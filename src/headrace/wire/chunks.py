@@ -38,6 +38,21 @@ class ChunkWriter(Protocol):
         ...
 
 
+class NoStream:
+    """The writer of routes that never stream: their parsers refuse it."""
+
+    def __init__(self, head: Head, call: object) -> None:
+        """Keep nothing."""
+
+    def delta(self, delta: Delta, usage: Usage) -> bytes:
+        """Nothing."""
+        return b""
+
+    def end(self, usage: Usage) -> bytes:
+        """Nothing."""
+        return b""
+
+
 class _Envelope:
     """What both dialects put around a choice."""
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.wire.calls import AnswerStyle, Call
-from headrace.wire.chunks import ChatWriter, ChunkWriter, CompletionWriter
+from headrace.wire.chunks import ChatWriter, ChunkWriter, CompletionWriter, NoStream
 from headrace.wire.deltas import Head, Usage
 from headrace.wire.embeddings import (
-    NoStream,
     embeddings_document,
     parse_embeddings,
     parse_rerank,
@@ -73,11 +72,6 @@ def _folded(document: Document) -> Callable[[Head, Call, list[Choice], Usage], A
 COMPLETIONS = Dialect("cmpl-", parse_completion, _styled(CompletionWriter), _folded(completion_document))
 CHAT = Dialect("chatcmpl-", parse_chat, _styled(ChatWriter), _folded(chat_document))
 
-
-def _whole(head: Head, call: Call) -> ChunkWriter:
-    return NoStream()
-
-
-EMBEDDINGS = Dialect("embd-", parse_embeddings, _whole, embeddings_document)
-SCORE = Dialect("score-", parse_score, _whole, score_document)
-RERANK = Dialect("rerank-", parse_rerank, _whole, rerank_document)
+EMBEDDINGS = Dialect("embd-", parse_embeddings, NoStream, embeddings_document)
+SCORE = Dialect("score-", parse_score, NoStream, score_document)
+RERANK = Dialect("rerank-", parse_rerank, NoStream, rerank_document)

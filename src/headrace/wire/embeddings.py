@@ -15,7 +15,7 @@ from typing import Any
 from headrace.errors import InvalidRequest
 from headrace.types import SamplingParams
 from headrace.wire.calls import AnswerStyle, Call, Embedding, Prompt, Prompts
-from headrace.wire.deltas import Delta, Head, Usage
+from headrace.wire.deltas import Head, Usage
 from headrace.wire.fields import Fields, check_text
 from headrace.wire.fold import Choice
 from headrace.wire.limits import Limits
@@ -30,18 +30,6 @@ _EMBED = _COMMON | {"input", "encoding_format", "dimensions"}
 _SCORE = _COMMON | {"text_1", "text_2", "queries", "documents", "items"}
 _RERANK = _COMMON | {"query", "documents", "top_n", "return_documents"}
 _MAX_DIMENSIONS = 1 << 20
-
-
-class NoStream:
-    """The writer of routes that never stream: their parsers refuse it."""
-
-    def delta(self, delta: Delta, usage: Usage) -> bytes:
-        """Nothing."""
-        return b""
-
-    def end(self, usage: Usage) -> bytes:
-        """Nothing."""
-        return b""
 
 
 def unit(vector: Sequence[float], dimensions: int | None = None) -> array[float]:

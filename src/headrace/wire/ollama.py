@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -146,12 +146,12 @@ def _ending(finish: str | None, ids: list[int] | None, usage: Usage) -> dict[str
     """``done`` and what comes with it: times in nanoseconds, what is zero left out."""
     timing = usage.timing
     numbers = {
-        "total_duration": _ns(timing.total),
-        "load_duration": _ns(timing.load),
+        "total_duration": nanoseconds(timing.total),
+        "load_duration": nanoseconds(timing.load),
         "prompt_eval_count": usage.prompt_tokens,
-        "prompt_eval_duration": _ns(timing.prefill),
+        "prompt_eval_duration": nanoseconds(timing.prefill),
         "eval_count": usage.completion_tokens,
-        "eval_duration": _ns(timing.decode),
+        "eval_duration": nanoseconds(timing.decode),
     }
     return {
         "done": True,
@@ -161,7 +161,8 @@ def _ending(finish: str | None, ids: list[int] | None, usage: Usage) -> dict[str
     }
 
 
-def _ns(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
+    """As Ollama counts time."""
     return round(seconds * 1e9)
 
 
@@ -186,9 +187,17 @@ def _logprob(token: ShownToken | Alternative) -> dict[str, Any]:
     return {"token": token.text, "logprob": logprob, "bytes": list(token.data)}
 
 
-def loaded_document(model: str, *, chat: bool, unloaded: bool) -> dict[str, Any]:
-    """The answer to a call without a prompt."""
-    empty: dict[str, Any] = {"message": {"role": "assistant", "content": ""}} if chat else {"response": ""}
+def loaded_generate(model: str, unloaded: bool) -> dict[str, Any]:
+    """The answer of ``/api/generate`` to a call without a prompt."""
+    return _loaded(model, unloaded, {"response": ""})
+
+
+def loaded_chat(model: str, unloaded: bool) -> dict[str, Any]:
+    """The answer of ``/api/chat`` to a call without messages."""
+    return _loaded(model, unloaded, {"message": {"role": "assistant", "content": ""}})
+
+
+def _loaded(model: str, unloaded: bool, empty: Mapping[str, Any]) -> dict[str, Any]:
     reason = "unload" if unloaded else "load"
     return {"model": model, "created_at": now(), **empty, "done": True, "done_reason": reason}
 

@@ -24,7 +24,11 @@ def number(low: float, high: float, *, above: bool = False) -> Schema:
 
 def text(*, least: int = 0, most: int | None = None) -> Schema:
     """A string of ``least`` to ``most`` characters."""
-    return {"type": "string", **({"minLength": least} if least else {}), **({} if most is None else {"maxLength": most})}
+    return {
+        "type": "string",
+        **({"minLength": least} if least else {}),
+        **({} if most is None else {"maxLength": most}),
+    }
 
 
 def one_of_words(*words: str) -> Schema:
