@@ -205,5 +205,4 @@ def test_a_long_text_is_cut_only_when_asked(start: Start) -> None:
     client = client_of(start(FakeEngine(pace=0.0005)).url)
     with pytest.raises(ollama.ResponseError, match="the input has 513 tokens, but the context holds 512"):
         client.embed("tiny", "a" * 512 + "b")
-    assert client.embed("tiny", "a" * 512 + "b", truncate=True) != client.embed("tiny", "a" * 511 + "b")
     assert client.embed("tiny", "a" * 512 + "b", truncate=True).embeddings == client.embed("tiny", "a" * 9).embeddings
