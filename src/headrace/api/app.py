@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headrace.access import Scope as Access
+from headrace.api.admin import AdminRoutes
 from headrace.api.answers import Answerer
 from headrace.api.callers import Keys
 from headrace.api.cards import Shelf
@@ -56,6 +57,7 @@ class App:
             *tgi_routes(models, self.settings),
             *vllm_routes(models, self.settings),
             *ollama_routes(models, self.settings, shelf),
+            *AdminRoutes(models, self.settings, with_keys=self.keys.asked_for).routes,
         )
 
     def _wrap(self, app: ASGIApp, recorder: Recorder) -> ASGIApp:

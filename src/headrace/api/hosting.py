@@ -215,7 +215,11 @@ class Models:
             raise Conflict(f"The model `{slot.name}` is being reloaded already.")
         slot.reloading = True
         try:
-            version = await on_thread(slot.look)
+            try:
+                version = await on_thread(slot.look)
+            except HeadraceError as error:
+                log.error("%s: no new version: %s", slot.name, error)
+                raise
             old, was = slot.seat, slot.seat.resident
             resident = Resident(f"{slot.name}#{slot.versions}", version.bytes, was.pinned, was.keep_alive)
             seat = Seat(version, resident, slot.recorder, load_seconds=old.load_seconds)
