@@ -40,6 +40,16 @@ Start = Callable[..., Running]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start servers: ``start(engine, settings)``; all are stopped in the end."""
+    yield from _starter()
+
+
+@pytest.fixture(scope="module")
+def start_once() -> Iterator[Start]:
+    """`start`, for servers that all tests of a file share."""
+    yield from _starter()
+
+
+def _starter() -> Iterator[Start]:
     servers: list[Running] = []
 
     def starter(engine: FakeEngine, settings: ServerSettings | None = None, **changes: Any) -> Running:
