@@ -62,6 +62,8 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("POST", "/api/chat"): Example(
         {"model": "tiny", "messages": MESSAGES, "options": {"num_predict": 2}}, any_media_type=True
     ),
+    ("POST", "/api/embed"): Example({"model": "tiny", "input": "a"}, any_media_type=True),
+    ("POST", "/api/embeddings"): Example({"model": "tiny", "prompt": "a"}, any_media_type=True),
     ("GET", "/api/tags"): GET,
     ("GET", "/api/ps"): GET,
     ("GET", "/api/version"): GET,

@@ -174,7 +174,7 @@ class FakeEngine:
         if self.error is not None:
             return TokenEvent(each.request.id, each.index, finish=FinishReason.ERROR, error=self.error)
         if each.request.embed:
-            state = [1.0 + token for token in each.request.prompt[-4:]]
+            state = [1.0 + token for token in (0, 0, 0, *each.request.prompt)[-4:]]
             return TokenEvent(each.request.id, each.index, finish=FinishReason.STOP, embedding=state)
         room = sampling.max_tokens - each.sent
         tokens = tuple(each.script[each.sent : each.sent + min(self.per_step, room)])

@@ -36,8 +36,10 @@ EXTREMES: list[Any] = [
 ]  # fmt: skip
 NUMBERS = (
     "n", "best_of", "max_tokens", "max_completion_tokens", "max_new_tokens", "min_tokens", "num_predict", "num_ctx",
-    "temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "logprobs", "top_logprobs", "prompt_logprobs", "priority", "timeout",
-    "presence_penalty", "frequency_penalty", "repetition_penalty", "repeat_penalty", "top_n_tokens", "dimensions", "keep_alive", "truncate",
+    "temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "logprobs",
+    "top_logprobs", "prompt_logprobs", "priority", "timeout",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "repeat_penalty", "top_n_tokens",
+    "dimensions", "keep_alive", "truncate",
 )  # fmt: skip
 IDS = [f"{route.method} {route.path}" for route in ROUTES]
 BODIES = [route for route in ROUTES if (EXAMPLES.get((route.method, route.path)) or Example()).body is not None]
@@ -123,8 +125,11 @@ def test_no_key_no_answer(server: Running, route: Route) -> None:
     refused(send(server, route.method, route.path, body, key=""), 401)
     for headers in (
         "Authorization: Bearer\r\n", f"Authorization: Basic {SECRET}\r\n", f"Authorization: {SECRET}\r\n",
-        f"Authorization: Bearer {SECRET[:-1]}\r\n", f"Authorization: Bearer {SECRET}x\r\n", "Authorization: Bearer ' OR 1=1--\r\n",
-        f"x-api-key: {SECRET[:-1]}\r\n", f"Cookie: key={SECRET}\r\n", f"X-Forwarded-For: 127.0.0.1\r\nx-api-key: {digest_of(SECRET.encode()).hex()}\r\n",
+        f"Authorization: Bearer {SECRET[:-1]}\r\n", f"Authorization: Bearer {SECRET}x\r\n",
+        "Authorization: Bearer ' OR 1=1--\r\n",
+        f"x-api-key: {SECRET[:-1]}\r\n", f"Cookie: key={SECRET}\r\n",
+        f"x-api-key: {digest_of(SECRET.encode()).hex()}\r\n",
+        "X-Forwarded-For: 127.0.0.1\r\n",
         f"Authorization: Bearer wrong\r\nx-api-key: {SECRET}\r\n",
     ):  # fmt: skip
         refused(send(server, route.method, route.path, body, key="", headers=headers), 401)
@@ -155,10 +160,12 @@ def test_no_way_of_writing_the_path_opens_it(server: Running, route: Route) -> N
         return
     tail = path.rpartition("/")[2]
     tricks = [
-        f"/{path}", f"{path}/", f"{path}//", path.upper() if path != "/" else "/.", path.replace("/", "%2f"), f"{path}%00",
+        f"/{path}", f"{path}/", f"{path}//", path.upper() if path != "/" else "/.", path.replace("/", "%2f"),
+        f"{path}%00",
         f"{path};x", f"/health/..{path}", f"/health/live/../..{path}", f"/health/%2e%2e{path}", f"{path}%20",
         f"{path[: len(path) - len(tail)]}%{ord(tail[0]):02x}{tail[1:]}" if tail else "/%2e", f"/.{path}",
-        f"http://x{path}", f"http://x/health/..{path}", f"/health?{path}", f"{path}?x=/health", f"/health#{path}", f"\\{path}",
+        f"http://x{path}", f"http://x/health/..{path}", f"/health?{path}", f"{path}?x=/health",
+        f"/health#{path}", f"\\{path}",
     ]  # fmt: skip
     for trick in tricks:
         for headers in ("", "X-Original-URL: /health\r\nX-Forwarded-Prefix: /health\r\n", "Host: health/?x=\r\n"):
@@ -306,7 +313,8 @@ def test_callers_strings_stay_on_their_line(server: Running, route: Route) -> No
     example = example_of(route)
     for hostile in ("a\x1b[31mb", "\u2028x", "%0d%0aX-Evil:1", "a\tb", "x" * 4000):
         body = None if example.body is None else {**example.body, "model": hostile, "user": hostile}
-        headers = f"X-Request-Id: {hostile.encode().decode('latin-1')}\r\nUser-Agent: {hostile.encode().decode('latin-1')}\r\n"
+        latin = hostile.encode().decode("latin-1")
+        headers = f"X-Request-Id: {latin}\r\nUser-Agent: {latin}\r\n"
         status, answer = send(server, route.method, route.path, body, headers=headers)
         assert status < 500
         assert b"\x1b" not in answer

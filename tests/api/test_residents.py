@@ -214,7 +214,7 @@ def test_a_new_version_takes_the_name_and_the_old_one_keeps_its_calls() -> None:
         await reload
         assert (a.loads, a.closed, len(models.loaded)) == (2, 0, 2)
         release.set()
-        assert await asyncio.gather(old, during) == ["a", "a"]
+        assert list(await asyncio.gather(old, during)) == ["a", "a"]
         await until(lambda: a.closed == 1)
         assert len(models.loaded) == 1
         assert models.slots[0].seat.resident.pinned

@@ -21,7 +21,7 @@ from headrace.wire.chunks import to_json
 from headrace.wire.fields import Fields
 from headrace.wire.limits import MAX_NAME_CHARS
 from headrace.wire.ollama import ERRORS, LINES
-from headrace.wire.ollama_requests import asked_model
+from headrace.wire.ollama_requests import asked_model, shown_model
 
 API_VERSION = "0.13.0"
 """The version of Ollama whose routes these are: clients look at it before they use what is newer."""
@@ -85,7 +85,7 @@ class ModelRoutes:
         body = await self._body(scope, receive)
         if body is None:
             return
-        slot = self._models.find(asked_model(body))
+        slot = self._models.find(shown_model(body))
         card = slot.seat.version.card
         await respond_json(
             send,

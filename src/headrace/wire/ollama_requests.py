@@ -23,6 +23,7 @@ EFFORTS = ("low", "medium", "high", "max")
 _COMMON = frozenset(
     {"model", "format", "keep_alive", "options", "stream", "think", "truncate", "shift", "logprobs", "top_logprobs"}
 )
+_SHOW = frozenset({"model", "name", "verbose"})
 _GENERATE = _COMMON | {
     "prompt", "suffix", "system", "template", "context", "raw", "images", "width", "height", "steps",
 }  # fmt: skip
@@ -66,6 +67,16 @@ def keep_alive(body: Mapping[str, Any]) -> float | None:
         if parts and "".join(number + unit for number, unit in parts) == text:
             return sign * sum(float(number) * _UNITS[unit] for number, unit in parts)
     raise InvalidRequest(f'keep_alive must be seconds or a duration such as "5m", not {shown(value)}', "keep_alive")
+
+
+def shown_model(body: Mapping[str, Any]) -> str:
+    """The body of ``POST /api/show``.
+
+    Raises:
+        InvalidRequest, Unsupported: a field is not known.
+    """
+    _known(body, _SHOW)
+    return asked_model(body)
 
 
 def parse_generate(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, float]) -> Call:
