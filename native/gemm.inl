@@ -47,14 +47,17 @@ static inline void rows_of(const float* a, long lda, int rows, const char* b, in
 }
 
 template <bool BF16>
-static void gemm_rows(const void* a, int rows, const void* panel, int k_tiles, float* c, const void*, int) {
-  const long tile = BF16 ? 1024 : 2048, lda = (long)k_tiles * kTileK;
-  const float* x = (const float*)a;
-  const char* b = (const char*)panel;
+static void gemm_rows(const GemmCall* call) {
+  const long tile = BF16 ? 1024 : 2048, lda = call->group / 16 / (long)sizeof(float);
+  const float* x = (const float*)call->a;
+  const char* b = (const char*)call->panel;
+  const int rows = call->rows, k_tiles = call->k_tiles;
+  const bool more = call->more;
+  float* c = call->c;
   if (RMAX >= 8 || rows == 1) {  // both halves at once: twice the independent sums
-    rows_of<BF16, (RMAX >= 8 ? 8 : 1), 2>(x, lda, rows, b, k_tiles, kTileK, 2 * tile, c, kPanelN, false);
+    rows_of<BF16, (RMAX >= 8 ? 8 : 1), 2>(x, lda, rows, b, k_tiles, kTileK, 2 * tile, c, kPanelN, more);
   } else {
-    rows_of<BF16, RMAX, 1>(x, lda, rows, b, k_tiles, kTileK, 2 * tile, c, kPanelN, false);
-    rows_of<BF16, RMAX, 1>(x, lda, rows, b + tile, k_tiles, kTileK, 2 * tile, c + kTileN, kPanelN, false);
+    rows_of<BF16, RMAX, 1>(x, lda, rows, b, k_tiles, kTileK, 2 * tile, c, kPanelN, more);
+    rows_of<BF16, RMAX, 1>(x, lda, rows, b + tile, k_tiles, kTileK, 2 * tile, c + kTileN, kPanelN, more);
   }
 }

@@ -27,6 +27,7 @@ namespace hr {
 
 constexpr int kTileK = 32, kTileN = 16, kPanelN = 32;
 constexpr int kRowBlock = 32;   // rows of one gemm call
+constexpr int kProductRows = 2048;  // rows of 32 columns that wait to be finished, at most
 constexpr int kKvBlock = 16;    // tokens of a KV block
 constexpr int kChunk = 64;      // tokens of one softmax chunk
 constexpr int kSplit = 512;     // tokens of one attention split; a multiple of kChunk
@@ -71,25 +72,55 @@ struct Strip {
   long ahead;
 };
 
+// What becomes of a block [rows][32] of a product: one of store, add, gate and argmax below. Row by row, so that a kernel
+// can do it beside other work.
+struct Finish {
+  void (*rows)(const Finish* finish, int first, int end) = nullptr;
+  const float* c = nullptr;
+  int count = 0;                                      // of rows
+  const float* bias = nullptr;                        // store, add: of the block's columns, or null
+  float* out = nullptr;                               // store, add: where row 0 goes
+  long ld = 0;                                        // its row stride
+  void* a = nullptr;                                  // gate: the A operand that is written
+  int k_tiles = 0, row = 0;                           // gate: its tiles, and c's first row in it
+  int column = 0;                                     // gate: c's first in A; argmax: of the whole
+  bool gelu = false;                                  // gate
+  ArgMax* best = nullptr;                             // argmax: of row 0
+  int valid = 0;                                      // argmax: columns of the whole
+  float softcap = 0.0f;                               // argmax; 0: none
+};
+
+// c[rows][32] = A[rows][k] * panel, over all k or a part of it that goes on where another left off: the sums are the same.
+struct GemmCall {
+  const void* a;         // the first 16-row group, at the first k tile
+  long group;            // bytes from one 16-row group to the next
+  int rows, k_tiles;     // rows <= kRowBlock
+  const void* panel;     // at the first k tile
+  float* c;
+  bool more;             // c += instead of c =
+  const Finish* before;  // a kernel that `overlaps` finishes this other block along the way; null: none
+  const void* ahead;     // and fetches `lines` cache lines for each k tile, from `ahead` on
+  int lines;
+};
+
 struct Kernels {
   const char* isa;
-  bool bf16;    // weights and KV are bf16 (else fp32)
-  bool a_bf16;  // the A operand is bf16 tiles (else fp32 rows)
+  bool bf16;      // weights and KV are bf16 (else fp32)
+  bool a_bf16;    // the A operand is bf16 tiles (else fp32 rows)
+  bool overlaps;  // see GemmCall
 
   // Called by each thread before a run of gemm / attend calls and at the end of a step (AMX tile configuration).
   void (*enter_gemm)(int rows);
   void (*enter_attention)();
   void (*leave)();
 
-  // c[rows][32] = A[rows][k] * panel, rows <= 32; `a` points at a 16-row group. Along the way the kernel may prefetch
-  // what comes next: `lines` cache lines for each k tile, from `ahead` on.
-  void (*gemm)(const void* a, int rows, const void* panel, int k_tiles, float* c, const void* ahead, int lines);
+  void (*gemm)(const GemmCall* call);
 
-  // What is done with c. `column` is the panel's first column; ld is the row stride of the destination.
-  void (*store)(const float* c, int rows, const float* bias, float* out, long ld);          // out = c + bias
-  void (*add)(const float* c, int rows, const float* bias, float* out, long ld);            // out += c + bias
-  void (*gate)(const float* c, int rows, bool gelu, void* a, int k_tiles, int row, int column);  // A = act(c0) * c1
-  void (*argmax)(const float* c, int rows, int column, int valid, float softcap, ArgMax* best);
+  // What is done with c.
+  void (*store)(const Finish* finish, int first, int end);  // out = c + bias
+  void (*add)(const Finish* finish, int first, int end);    // out += c + bias
+  void (*gate)(const Finish* finish, int first, int end);   // A = act(c's left half) * c's right half
+  void (*argmax)(const Finish* finish, int first, int end);
   void (*softcap)(float* x, long n, float cap);
 
   // RMS norms of one row of n values, stored in rows padded to a multiple of 32; weights' padding is zero.

@@ -49,38 +49,63 @@ static inline void store_panel(int rows, float* c) {
   _tile_stored(3, c + 16 * kPanelN + 16, kPanelN * 4);
 }
 
-static void gemm_tiles(const void* a, int rows, const void* panel, int k_tiles, float* c, const void* ahead, int lines) {
-  const char *x = (const char*)a, *b = (const char*)panel, *next = (const char*)ahead;
+static inline void load_panel(int rows, const float* c) {
+  _tile_loadd(0, c, kPanelN * 4);
+  _tile_loadd(1, c + 16, kPanelN * 4);
+  if (rows <= 16) return;
+  _tile_loadd(2, c + 16 * kPanelN, kPanelN * 4);
+  _tile_loadd(3, c + 16 * kPanelN + 16, kPanelN * 4);
+}
+
+static inline void zero_tiles() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+// The panel stays in the first-level cache for the row blocks that follow, where it fits; A only passes through, hence its
+// hint. What is finished on the way costs little: vectors and tiles work at once.
+static void gemm_tiles(const GemmCall* call) {
+  const int rows = call->rows, k_tiles = call->k_tiles, lines = call->lines;
+  const char *x = (const char*)call->a, *y = x + call->group, *b = (const char*)call->panel, *next = (const char*)call->ahead;
+  const Finish* before = call->before;
+  const int left = before ? before->count : 0, some = (left + k_tiles - 1) / k_tiles;
+  int done = 0;
+  const auto finish = [&] {
+    if (done >= left) return;
+    const int end = done + some < left ? done + some : left;
+    before->rows(before, done, end);
+    done = end;
+  };
+  if (call->more)
+    load_panel(rows, call->c);
+  else
+    zero_tiles();
   if (rows <= 16) {
-    _tile_zero(0);
-    _tile_zero(1);
     for (int t = 0; t < k_tiles; t++, x += 1024, b += 2048) {
       _tile_loadd(4, x, 64);
       _tile_loadd(6, b, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_loadd(7, b + 1024, 64);
       _tile_dpbf16ps(1, 4, 7);
+      finish();
     }
-    store_panel(rows, c);
-    return;
+  } else {
+    for (int t = 0; t < k_tiles; t++, x += 1024, y += 1024, b += 2048) {
+      _tile_loadd(6, b, 64);
+      _tile_stream_loadd(4, x, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_stream_loadd(5, y, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+      _tile_loadd(7, b + 1024, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+      finish();
+    }
   }
-  const char* y = x + (long)k_tiles * 1024;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (int t = 0; t < k_tiles; t++, x += 1024, y += 1024, b += 2048) {
-    _tile_loadd(6, b, 64);
-    _tile_loadd(4, x, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(5, y, 64);
-    _tile_dpbf16ps(2, 5, 6);
-    for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
-    _tile_loadd(7, b + 1024, 64);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(3, 5, 7);
-  }
-  store_panel(rows, c);
+  store_panel(rows, call->c);
 }
 
 // Few rows: weights become tiles a little before they are multiplied, in memory that stays in the first-level cache, and
@@ -89,10 +114,7 @@ static void gemm_few(const void* a, int rows, const Strip* strips, int k_tiles, 
   constexpr int kStep = 4;
   alignas(64) char tiles[2][kStep * 2048];
   const char *x = (const char*)a, *y = x + (long)k_tiles * 1024;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  zero_tiles();
   for (int t = -kStep; t < k_tiles; t += kStep) {
     const int next = t + kStep;
     char* to = tiles[next / kStep % 2];
@@ -125,6 +147,7 @@ static constexpr Kernels with_tiles() {
   t.enter_gemm = enter_gemm;
   t.enter_attention = enter_attention;
   t.leave = leave;
+  t.overlaps = true;
   t.gemm = gemm_tiles;
   t.gemm_strips = gemm_few;
   t.enter_integer = enter_integer;

@@ -14,9 +14,11 @@ namespace {
 
 // R rows of a 32-column panel. `a` is the first row inside its 16-row group of bf16 tiles.
 template <int R>
-static inline void dot_block(const uint16_t* a, const char* b, int k_tiles, float* c) {
+static inline void dot_block(const uint16_t* a, const char* b, int k_tiles, float* c, bool more) {
   __m512 acc[R][2];
-  for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+  for (int r = 0; r < R; r++)
+    for (int half = 0; half < 2; half++)
+      acc[r][half] = more ? _mm512_loadu_ps(c + r * kPanelN + half * 16) : _mm512_setzero_ps();
   for (int t = 0; t < k_tiles; t++, a += 512, b += 2048)
     for (int pair = 0; pair < 16; pair++) {
       const __m512i left = _mm512_loadu_si512(b + pair * 64), right = _mm512_loadu_si512(b + 1024 + pair * 64);
@@ -34,16 +36,17 @@ static inline void dot_block(const uint16_t* a, const char* b, int k_tiles, floa
   }
 }
 
-static void gemm_dot(const void* a, int rows, const void* panel, int k_tiles, float* c, const void*, int) {
-  const char* b = (const char*)panel;
+static void gemm_dot(const GemmCall* call) {
+  const char* b = (const char*)call->panel;
+  const int rows = call->rows, k_tiles = call->k_tiles;
   for (int group = 0; group < rows; group += 16) {
-    const uint16_t* x = (const uint16_t*)a + (long)(group / 16) * k_tiles * 512;
+    const uint16_t* x = (const uint16_t*)((const char*)call->a + group / 16 * call->group);
     const int n = rows - group < 16 ? rows - group : 16;
-    float* out = c + group * kPanelN;
+    float* out = call->c + group * kPanelN;
     int r = 0;
-    for (; r + 8 <= n; r += 8) dot_block<8>(x + r * 32, b, k_tiles, out + r * kPanelN);
-    for (; r + 4 <= n; r += 4) dot_block<4>(x + r * 32, b, k_tiles, out + r * kPanelN);
-    for (; r < n; r++) dot_block<1>(x + r * 32, b, k_tiles, out + r * kPanelN);
+    for (; r + 8 <= n; r += 8) dot_block<8>(x + r * 32, b, k_tiles, out + r * kPanelN, call->more);
+    for (; r + 4 <= n; r += 4) dot_block<4>(x + r * 32, b, k_tiles, out + r * kPanelN, call->more);
+    for (; r < n; r++) dot_block<1>(x + r * 32, b, k_tiles, out + r * kPanelN, call->more);
   }
 }
 

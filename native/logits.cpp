@@ -55,9 +55,22 @@ void Step::logits_pass(Walk& w, long greedy, long first, long count) {
   end_phase(w);
   gemm(w, m, m.integer ? s_.integers : s_.a_hidden, rows, [&](const float* c, int n, long row, long column) {
     const int plain = (int)std::clamp<long>(greedy - row, 0, n);
-    if (plain) k_.argmax(c, plain, (int)column, spec_.vocab, spec_.logit_softcap, w.scratch.best + row);
-    if (plain < n)
-      k_.store(c + plain * kPanelN, n - plain, nullptr, s_.logits + (row + plain - greedy) * ld + column, ld);
+    Finish f;
+    f.c = c;
+    f.count = plain;
+    f.rows = k_.argmax;
+    f.column = (int)column;
+    f.valid = spec_.vocab;
+    f.softcap = spec_.logit_softcap;
+    f.best = w.scratch.best + row;
+    if (plain == n) return f;
+    if (plain) f.rows(&f, 0, plain);
+    f.c = c + plain * kPanelN;
+    f.count = n - plain;
+    f.rows = k_.store;
+    f.out = s_.logits + (row + plain - greedy) * ld + column;
+    f.ld = ld;
+    return f;
   });
   end_phase(w);
   for (long i; (i = claim(w, rows)) >= 0;) {

@@ -134,13 +134,14 @@ void Model::lay_out_scratch(Arena& arena, long tokens, int thread_count) {
   threads.clear();
   for (int i = 0; i < thread_count; i++) {
     ThreadScratch* t = arena.take<ThreadScratch>(1);
+    float* c = arena.take<float>(kProductRows * kPanelN);
     char* a = arena.take<char>(std::max(few * hidden * a_element(), planes ? integers(few, widest) : 0));
     float* row = arena.take<float>(widest);
     char* panel = arena.take<char>(widest * kPanelN * element() + 2 * kStripEnd);
     char* kv_tiles = arena.take<char>(2L * kChunk * spec.head_pad() * element());
     ArgMax* best = arena.take<ArgMax>(tokens);
     char* sampler = arena.take<char>(hr_sampler_scratch_bytes(spec.vocab));
-    if (t) t->a = a, t->row = row, t->panel = panel, t->kv_tiles = kv_tiles, t->best = best, t->sampler = sampler;
+    if (t) t->c = c, t->a = a, t->row = row, t->panel = panel, t->kv_tiles = kv_tiles, t->best = best, t->sampler = sampler;
     threads.push_back(t);
   }
 }

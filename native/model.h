@@ -88,10 +88,10 @@ struct Scratch {
 
 // What one thread works with.
 struct alignas(64) ThreadScratch {
-  alignas(64) float c[kRowBlock * kPanelN];
   alignas(64) float q[kQueryRows * kMaxHeadDim];
   alignas(64) float k[kMaxHeadDim];
   AttentionState total, part;
+  float* c;           // [kProductRows][32]: blocks of products, before they are finished
   char* a;            // A operand of a few rows, normed (and made integers) by each thread for itself
   float* row;         // on its way to integers
   char* panel;        // the tiles of a quantised panel

@@ -36,40 +36,51 @@ static void norm_add(const float* x, const float* weight, int n, float eps, floa
   for (int i = 0; i < n; i += W) save(out + i, load(out + i) + load(x + i) * scale * load(weight + i));
 }
 
-static void store_c(const float* c, int rows, const float* bias, float* out, long ld) {
-  for (int r = 0; r < rows; r++, c += kPanelN, out += ld)
-    for (int i = 0; i < kPanelN; i += W) save(out + i, bias ? load(c + i) + load(bias + i) : load(c + i));
+static void store_c(const Finish* f, int first, int end) {
+  for (int r = first; r < end; r++) {
+    const float* c = f->c + r * kPanelN;
+    float* out = f->out + r * f->ld;
+    for (int i = 0; i < kPanelN; i += W) save(out + i, f->bias ? load(c + i) + load(f->bias + i) : load(c + i));
+  }
 }
 
-static void add_c(const float* c, int rows, const float* bias, float* out, long ld) {
-  for (int r = 0; r < rows; r++, c += kPanelN, out += ld)
+static void add_c(const Finish* f, int first, int end) {
+  for (int r = first; r < end; r++) {
+    const float* c = f->c + r * kPanelN;
+    float* out = f->out + r * f->ld;
     for (int i = 0; i < kPanelN; i += W) {
-      VF v = bias ? load(c + i) + load(bias + i) : load(c + i);
+      VF v = f->bias ? load(c + i) + load(f->bias + i) : load(c + i);
       save(out + i, load(out + i) + v);
     }
+  }
 }
 
 // Columns 0..15 of c are 16 gates, 16..31 the matching ups.
 template <bool ABF16>
-static void gate_c(const float* c, int rows, bool gelu, void* a, int k_tiles, int row, int column) {
-  for (int r = 0; r < rows; r++, c += kPanelN)
+static void gate_c(const Finish* f, int first, int end) {
+  for (int r = first; r < end; r++) {
+    const float* c = f->c + r * kPanelN;
     for (int i = 0; i < kTileN; i += W) {
       VF g = load(c + i);
-      save_a<ABF16>(a, k_tiles, row + r, column + i, (gelu ? vgelu(g) : vsilu(g)) * load(c + kTileN + i));
+      save_a<ABF16>(f->a, f->k_tiles, f->row + r, f->column + i, (f->gelu ? vgelu(g) : ABF16 ? vsilu_rough(g) : vsilu(g)) * load(c + kTileN + i));
     }
+  }
 }
 
 static void softcap_row(float* x, long n, float cap) {
   for (long i = 0; i < n; i += W) save(x + i, cap * vtanh(load(x + i) / cap));
 }
 
-static void argmax_c(const float* c, int rows, int column, int valid, float softcap, ArgMax* best) {
-  for (int r = 0; r < rows; r++, c += kPanelN, best++)
+static void argmax_c(const Finish* f, int first, int end) {
+  const float softcap = f->softcap;
+  for (int r = first; r < end; r++) {
+    const float* c = f->c + r * kPanelN;
+    ArgMax* best = f->best + r;
     for (int half = 0; half < kPanelN; half += kTileN)
       for (int i = 0; i < kTileN; i += W) {
         VF v = load(c + half + i);
         if (softcap > 0) v = softcap * vtanh(v / softcap);
-        VI at = lanes(column + half + i), inside = at < valid;
+        VI at = lanes(f->column + half + i), inside = at < f->valid;
         VF old = load(best->value + i);
         VI old_at = *(VI*)(best->index + i);
         VI better = ((v > old) | ((v == old) & (at < old_at))) & inside;
@@ -77,26 +88,33 @@ static void argmax_c(const float* c, int rows, int column, int valid, float soft
         *(VI*)(best->index + i) = (better & at) | (~better & old_at);
         *(VI*)(best->bad + i) |= ~(v < splat(__builtin_inff())) & inside;
       }
+  }
 }
 
 static void head(const float* x, const float* norm, float eps, int dim, const float* cos, const float* sin, int half,
                  float* out) {
-  const float scale = norm ? inverse_rms(x, dim, eps) : 1.0f;
-  int i = 0;
-  for (; i + W <= dim; i += W) save(out + i, norm ? load(x + i) * splat(scale) * load(norm + i) : load(x + i));
-  for (; i < dim; i++) out[i] = norm ? x[i] * scale * norm[i] : x[i];
-  float* hi = out + half;
+  if (norm) {
+    const float scale = inverse_rms(x, dim, eps);
+    int i = 0;
+    for (; i + W <= dim; i += W) save(out + i, load(x + i) * splat(scale) * load(norm + i));
+    for (; i < dim; i++) out[i] = x[i] * scale * norm[i];
+    x = out;
+  }
   int j = 0;
   for (; j + W <= half; j += W) {
-    VF a = load(out + j), b = load(hi + j), c = load(cos + j), s = load(sin + j);
+    const VF a = load(x + j), b = load(x + half + j), c = load(cos + j), s = load(sin + j);
     save(out + j, a * c - b * s);
-    save(hi + j, b * c + a * s);
+    save(out + half + j, b * c + a * s);
   }
   for (; j < half; j++) {
-    float a = out[j], b = hi[j];
+    const float a = x[j], b = x[half + j];
     out[j] = a * cos[j] - b * sin[j];
-    hi[j] = b * cos[j] + a * sin[j];
+    out[half + j] = b * cos[j] + a * sin[j];
   }
+  if (x == out) return;
+  int i = 2 * half;
+  for (; i + W <= dim; i += W) save(out + i, load(x + i));
+  for (; i < dim; i++) out[i] = x[i];
 }
 
 template <bool BF16>

@@ -118,19 +118,24 @@ void Step::layer(Walk& w, int index) {
   const Layer& l = model_.layers[index];
   const long ld = s_.hidden_ld;
   const bool gelu = spec_.has(HR_GELU_TANH);
-  const auto to_residual = [&](const float* post_norm, const float* bias) {
+  // A product that is written to, or added to, rows of floats.
+  const auto to = [](auto kernel, float* out, long stride, const float* bias) {
     return [=](const float* c, int rows, long row, long column) {
-      const float* b = bias ? bias + column : nullptr;
-      if (post_norm)
-        k_.store(c, rows, b, s_.branch + row * ld + column, ld);
-      else
-        k_.add(c, rows, b, s_.residual + row * ld + column, ld);
+      Finish f;
+      f.rows = kernel;
+      f.c = c;
+      f.count = rows;
+      f.bias = bias ? bias + column : nullptr;
+      f.out = out + row * stride + column;
+      f.ld = stride;
+      return f;
     };
   };
+  const auto to_residual = [&](const float* post_norm, const float* bias) {
+    return post_norm ? to(k_.store, s_.branch, ld, bias) : to(k_.add, s_.residual, ld, bias);
+  };
 
-  gemm(w, l.qkv, normed(w, l.attention_norm, l.qkv), tokens_, [&](const float* c, int rows, long row, long column) {
-    k_.store(c, rows, l.qkv_bias ? l.qkv_bias + column : nullptr, s_.qkv + row * s_.qkv_ld + column, s_.qkv_ld);
-  });
+  gemm(w, l.qkv, normed(w, l.attention_norm, l.qkv), tokens_, to(k_.store, s_.qkv, s_.qkv_ld, l.qkv_bias));
   end_phase(w);
   attention(w, index);
   gemm(w, l.o, operand(w, l.o, s_.a_attention), tokens_, to_residual(l.attention_post_norm, l.o_bias));
@@ -138,7 +143,16 @@ void Step::layer(Walk& w, int index) {
   add_branch(w, l.attention_post_norm, s_.branch);
 
   gemm(w, l.gate_up, normed(w, l.ffn_norm, l.gate_up), tokens_, [&](const float* c, int rows, long row, long column) {
-    k_.gate(c, rows, gelu, s_.a_ffn, l.down.k_tiles, (int)row, (int)(column / 2));
+    Finish f;
+    f.rows = k_.gate;
+    f.c = c;
+    f.count = rows;
+    f.a = s_.a_ffn;
+    f.k_tiles = l.down.k_tiles;
+    f.row = (int)row;
+    f.column = (int)(column / 2);
+    f.gelu = gelu;
+    return f;
   });
   end_phase(w);
   gemm(w, l.down, operand(w, l.down, s_.a_ffn), tokens_, to_residual(l.ffn_post_norm, nullptr));

@@ -83,10 +83,10 @@ class Step {
   void add_branch(Walk& w, const float* norm, float* branch);
   // A panel's tiles; of a quantised one, those of both halves or of one (0, 1), in the thread's scratch.
   const char* tiles(Walk& w, const Matrix& m, const Panel& panel, int half = -1) const;
-  template <class Epilogue>
-  void gemm(Walk& w, const Matrix& m, const char* a, long rows, Epilogue epilogue);
-  template <class Epilogue>
-  void gemm_integer(Walk& w, const Matrix& m, const char* a, long rows, Epilogue epilogue);
+  template <class Describe>
+  void gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe finish);
+  template <class Describe>
+  void gemm_integer(Walk& w, const Matrix& m, const char* a, long rows, Describe finish);
   void norm_to_integers(Walk& w, const float* weight, const Matrix& m, long token, char* a, long row);
 
   void write_kv_phase(Walk& w, int layer);

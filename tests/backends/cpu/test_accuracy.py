@@ -42,6 +42,8 @@ VARIANTS: dict[str, ModelSpec] = {
     "large heads": with_heads(4, 2, 128),
     "256": with_heads(2, 1, 256),
     "odd head": with_heads(4, 2, 20),
+    "long sums": replace(BASE, ffn_size=712),  # more than one part of k
+    "longest sums": replace(BASE, ffn_size=8328),  # more than the second-level cache holds of many rows
     "odd sizes": replace(BASE, vocab_size=131, hidden_size=72, ffn_size=88),
 }
 

@@ -63,13 +63,15 @@ def test_batch_chunks_and_blocks_do_not_matter(name: str, make: Loader) -> None:
     check()
 
 
-def test_any_number_of_rows(make: Loader) -> None:
+@pytest.mark.parametrize("ffn", [160, 712, 8328])  # sums over k in one part, in two, and with many columns a part
+def test_any_number_of_rows(ffn: int, make: Loader) -> None:
     """Decode steps of 1 to 70 rows: every row is what it is alone."""
-    backend = make(BASE, 80)
+    spec = replace(BASE, ffn_size=ffn)
+    backend = make(spec, 80)
     rows = []
     for i in range(70):
-        tokens = prompt(BASE, 2 + i % 13, i)
-        backend_rows = chunk_rows(BASE, tokens, [len(tokens) - 1], (i,), i)
+        tokens = prompt(spec, 2 + i % 13, i)
+        backend_rows = chunk_rows(spec, tokens, [len(tokens) - 1], (i,), i)
         logprobs_of(backend, backend_rows[:1])
         rows.append(backend_rows[1])
     alone = [logprobs_of(backend, [row])[0] for row in rows]
