@@ -25,7 +25,7 @@ inline Cut cut_product(long rows, long k_tiles, long row_bytes, bool dense) {
   return {some, even(k_tiles, part), kProductRows / some};
 }
 
-inline void run(const Finish& finish) { finish.rows(&finish, 0, finish.count); }
+inline void finish_block(const Finish& finish) { finish.rows(&finish, 0, finish.count); }
 
 // The product of A (`rows` rows) and m; finish(c, rows, first row, first column) says what becomes of each block.
 template <class Describe>
@@ -42,7 +42,7 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
   call.group = 16 * row_bytes;
   int turn = 0;
   const auto finish_waiting = [&] {
-    if (waiting.rows) run(waiting);
+    if (waiting.rows) finish_block(waiting);
     waiting.rows = nullptr;
   };
   k_.enter_gemm((int)std::min<long>(rows, kRowBlock));
@@ -55,7 +55,7 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
         if (rows <= kRowBlock && !panel.dense() && k_.gemm_strips) {
           finish_waiting();
           k_.gemm_strips(a, (int)rows, panel.strips, m.k_tiles, w.scratch.c);
-          run(finish(w.scratch.c, (int)rows, 0, p * kPanelN));
+          finish_block(finish(w.scratch.c, (int)rows, 0, p * kPanelN));
           continue;
         }
         call.panel = tiles(w, m, panel) + k * b_tile;
@@ -83,7 +83,7 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
           if (k_.overlaps)
             waiting = f;
           else
-            run(f);
+            finish_block(f);
         }
       }
   }
@@ -107,7 +107,7 @@ void Step::gemm_integer(Walk& w, const Matrix& m, const char* a, long rows, Desc
     const bool bytes = strips[0].format == kBytes && strips[1].format == kBytes;
     if (!bytes && rows <= few && k_.gemm_nibbles) {
       k_.gemm_nibbles(a, (int)rows, planes, strips, tiles, c);
-      run(finish(c, (int)rows, 0, u * kPanelN));
+      finish_block(finish(c, (int)rows, 0, u * kPanelN));
       continue;
     }
     for (int i = 0; i < 2 && !bytes; i++) {
@@ -122,7 +122,7 @@ void Step::gemm_integer(Walk& w, const Matrix& m, const char* a, long rows, Desc
     for (long row = first; row < end; row += kRowBlock) {
       const int n = (int)std::min<long>(kRowBlock, end - row);
       k_.gemm_integer(a + row / 16 * group, n, planes, strips, tiles, c, ahead, lines);
-      run(finish(c, n, row, u % panels * kPanelN));
+      finish_block(finish(c, n, row, u % panels * kPanelN));
       ahead += (long)lines * tiles * 64 * ((n + few - 1) / few);
     }
   }
