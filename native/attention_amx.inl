@@ -17,13 +17,6 @@ static inline void configure_attention(int rows) {
 
 static void enter_attention() { configure_attention(16); }
 
-static inline void zero_tiles() {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-}
-
 static inline void load_tiles(const float* c, int n, long ld) {
   _tile_loadd(0, c, ld);
   if (n > 1) _tile_loadd(1, c + 16, ld);
