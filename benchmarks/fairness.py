@@ -30,9 +30,13 @@ def body(tokens: int, answer: int, rng: random.Random) -> dict[str, object]:
 
 
 async def first_token(client: httpx.AsyncClient, tokens: int, answer: int, rng: random.Random) -> float:
-    """Seconds to the first chunk; the answer is read to its end."""
+    return await first_token_of(client, body(tokens, answer, rng))
+
+
+async def first_token_of(client: httpx.AsyncClient, asked: dict[str, object]) -> float:
+    """Seconds to the first chunk of a completion; it is read to its end."""
     begin, first = time.perf_counter(), 0.0
-    async with client.stream("POST", "/v1/completions", json=body(tokens, answer, rng)) as stream:
+    async with client.stream("POST", "/v1/completions", json=asked) as stream:
         stream.raise_for_status()
         async for line in stream.aiter_lines():
             if line.startswith("data: {") and not first:

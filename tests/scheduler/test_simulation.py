@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from headrace.kvcache.cache import KVCache, Lease
 from headrace.kvcache.pool import BlockPool
 from headrace.kvcache.prefix import BlockKeys, Entry, PrefixIndex
+from headrace.scheduler.coming import MOST_SECONDS
 from headrace.scheduler.config import SchedulerConfig
 from headrace.scheduler.roster import Roster
 from headrace.scheduler.sampling import SamplingRule
@@ -284,3 +286,34 @@ def test_a_sequence_that_is_computed_for_ever_is_ended() -> None:
     world.run()
     assert world.seen["fine", 0].finish is FinishReason.LENGTH
     assert world.cache.stats().used == 0
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_a_prefix_that_comes_at_once_is_computed_once(caching: bool) -> None:
+    world = World(
+        _config(max_num_seqs=8, max_num_batched_tokens=200, max_prefill_tokens=200), 256, prefix_caching=caching
+    )
+    shared = tuple(random.Random(3).randrange(VOCAB) for _ in range(128))
+    prompts = [(*shared, *(random.Random(i).randrange(VOCAB) for i in range(k, k + 20))) for k in range(0, 160, 20)]
+    for number, prompt in enumerate(prompts):
+        world.add(_request(f"user {number}", prompt, 4))
+    steps = 0
+    while not all(world.seen[f"user {i}", 0].tokens for i in range(8)):
+        world.step()
+        steps += 1
+    assert steps == 2 if caching else steps >= 6
+    computed = sum(148 - (world.seen[f"user {i}", 0].cached_tokens or 0) for i in range(8))
+    assert computed == (128 + 8 * 20 if caching else 8 * 148)
+
+
+def test_nobody_waits_long_for_a_prefix_that_is_slow_to_come() -> None:
+    world = World(_config(max_num_seqs=4, max_num_batched_tokens=16, max_prefill_tokens=16), 256)
+    shared = tuple(random.Random(3).randrange(VOCAB) for _ in range(160))
+    world.add(replace(_request("first", (*shared, 1), 4), client="one"))
+    world.add(replace(_request("second", (*shared, 2), 4), client="two"))
+    second = world.scheduler._roster.requests["second"]
+    for _ in range(4):
+        world.step()
+        assert second.started_at == (None if world.now <= MOST_SECONDS else 3.0)
+    world.run()
+    assert world.seen["second", 0].finish is FinishReason.LENGTH

@@ -63,7 +63,7 @@ class KVCache:
         self.index = PrefixIndex()
         self.pool = BlockPool(num_blocks, evict=self.index.forget)
         self.leases: set[Lease] = set()
-        self._prefix_caching = prefix_caching
+        self.prefix_caching = prefix_caching
         self._secret = os.urandom(32) if secret is None else secret
         self._query_tokens = 0
         self._hit_tokens = 0
@@ -90,7 +90,7 @@ class KVCache:
         """
         lease = Lease()
         self.leases.add(lease)
-        if not (reuse and self._prefix_caching):
+        if not (reuse and self.prefix_caching):
             return lease
         parent: int | str = keys.salt
         for i in range((len(tokens) - 1) // BLOCK_SIZE):
@@ -122,7 +122,7 @@ class KVCache:
 
     def computed(self, lease: Lease, tokens: array[int], keys: BlockKeys, num_computed: int) -> None:
         """The KV of the first ``num_computed`` tokens has been computed: index the blocks that are full now."""
-        if not self._prefix_caching:
+        if not self.prefix_caching:
             return
         chain = lease.chain
         while lease.chainable and (len(chain) + 1) * BLOCK_SIZE <= num_computed:

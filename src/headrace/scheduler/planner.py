@@ -2,7 +2,7 @@
 
 A new prompt, a chunk of a long one, a preempted sequence and a decode differ only in how far behind they are. A step
 gives one token to each sequence that is a single token behind, then shares what is left of the budget among those
-further behind, in the queue's fair order.
+further behind, in the queue's fair order. Who shares a prefix with one of those waits until that has computed it.
 
 When blocks run out, the running sequence of the highest rank (lowest priority, newest) gives its own back and is
 computed again later, before anything that never ran. Any one sequence fits alone (`admission`), so there is always
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from headrace.errors import EngineError
 from headrace.kvcache.cache import KVCache, Lease, blocks_for
+from headrace.scheduler.coming import Coming
 from headrace.scheduler.config import SchedulerConfig
 from headrace.scheduler.pace import SMALLEST_CHUNK, Pace, tokens_within, units
 from headrace.scheduler.roster import Roster
@@ -124,15 +125,18 @@ class Planner:
             return shares
         spare = budget * self._config.short_share if len(queue) > 1 else 0.0
         main, admitting = budget - spare, True
+        coming = Coming(behind if self._cache.prefix_caching else ())
         for sequence in queue.candidates():
             if shares and main < 1:
                 break
             if sequence.lease is None:
-                if self._is_held_back(sequence, now):
+                if self._is_held_back(sequence, now) or coming.is_worth_waiting(sequence, now):
                     continue
                 if not self._admit(sequence, now):
                     admitting = False
                     break
+                if self._cache.prefix_caching:
+                    coming.add(sequence)
             least = 0.0 if shares else self._units(sequence, 0, min(SMALLEST_CHUNK, room))
             main -= self._grant(sequence, max(main, least), shares)
             if main < 0:
@@ -142,7 +146,9 @@ class Planner:
                 main -= self._grant(sequence, main, shares)
         spare += main
         for sequence in queue.shortest(int(spare)) if spare >= 1 and admitting else ():
-            if sequence in shares or (sequence.lease is None and self._is_held_back(sequence, now)):
+            if sequence in shares:
+                continue
+            if sequence.lease is None and (self._is_held_back(sequence, now) or coming.is_worth_waiting(sequence, now)):
                 continue
             if self._units(sequence, 0, sequence.remaining) > spare:
                 continue
