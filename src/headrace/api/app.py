@@ -5,6 +5,7 @@ from __future__ import annotations
 from headrace.access import Scope as Access
 from headrace.api.admin import AdminRoutes
 from headrace.api.answers import Answerer
+from headrace.api.anthropic import anthropic_routes
 from headrace.api.callers import Keys
 from headrace.api.cards import Shelf
 from headrace.api.guards import account, guard_keys, refuse_when_draining
@@ -58,6 +59,7 @@ class App:
             *vllm_routes(models, self.settings),
             *ollama_routes(models, self.settings, shelf),
             *AdminRoutes(models, self.settings, with_keys=self.keys.asked_for).routes,
+            *anthropic_routes(models, self.settings),
         )
 
     def _wrap(self, app: ASGIApp, recorder: Recorder) -> ASGIApp:

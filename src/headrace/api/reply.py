@@ -67,6 +67,8 @@ class Reply:
         self._headers = headers
         self._buffer: list[bytes] = []
         self._buffered = 0
+        self._tell_usage = True
+        """With the first delta, and with all of them if that was asked for."""
         self._folded = [Folded() for _ in choices]
         self._prompt_tokens = sum(len(request.prompt) for request in requests)
         self._completion_tokens = 0
@@ -123,7 +125,8 @@ class Reply:
             self._open -= 1
             self._last = time.monotonic()
         if self.style.stream:
-            data = self._writer.delta(delta, self.usage() if self.style.continuous_usage else _NO_USAGE)
+            data = self._writer.delta(delta, self.usage() if self._tell_usage else _NO_USAGE)
+            self._tell_usage = self.style.continuous_usage
             if data:
                 self._buffer.append(data)
                 self._buffered += len(data)

@@ -30,7 +30,8 @@ class ChunkWriter(Protocol):
     """One dialect's way to write a stream. An instance belongs to one answer."""
 
     def delta(self, delta: Delta, usage: Usage) -> bytes:
-        """One delta as zero or more events; ``usage`` is the usage so far."""
+        """One delta as zero or more events. ``usage`` is the usage so far: with the first delta of the answer, and with
+        all of them if the style asks for it."""
         ...
 
     def end(self, usage: Usage) -> bytes:
