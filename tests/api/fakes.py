@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.api import App, Models, Served, ServerSettings, constant, host
-from headrace.api.cards import Shelf
+from headrace.api.cards import Card, unknown
+from headrace.api.shelf import Shelf
 from headrace.constraint import Constraint, Grammar
 from headrace.errors import EngineDead, HeadraceError, InvalidRequest, QueueFull
 from headrace.grammar.compiler import Compiler
@@ -206,10 +207,14 @@ def served(**changes: object) -> Served:
 
 
 def app_of(
-    engine: FakeEngine, settings: ServerSettings | None = None, shelf: Shelf | None = None, **changes: object
+    engine: FakeEngine,
+    settings: ServerSettings | None = None,
+    shelf: Shelf | None = None,
+    card: Callable[[], Card] = unknown,
+    **changes: object,
 ) -> App:
     settings, recorder = settings or ServerSettings(), Recorder("tiny", 512)
-    models = Models([constant(host(engine, served(**changes), recorder, settings))], settings)
+    models = Models([constant(host(engine, served(**changes), recorder, settings), card)], settings)
     return App(models, recorder, settings, shelf)
 
 

@@ -8,13 +8,20 @@ import httpx
 import ollama
 import pytest
 
-from headrace.api import ServerSettings
+from headrace.api import Model, ServerSettings, constant, host
 from headrace.api.cards import Card
 from headrace.errors import InvalidRequest, ModelNotFound
+from headrace.metrics import Recorder
 from tests.api.conftest import Start
-from tests.api.fakes import EOS, TEXT, FakeEngine, wait_until
+from tests.api.fakes import EOS, TEXT, FakeEngine, served, wait_until
 
 CARD = Card("gguf", "llama", 134_515_008, "Q4_1", 98_362_432, "ab" * 32, 1.7e9, "{{ x }}", ("completion",), {"a.b": 1})
+
+
+def another(name: str) -> Model:
+    """A model that says TEXT as well."""
+    recorder = Recorder(name, 512)
+    return constant(host(FakeEngine(pace=0.0005), served(names=(name,)), recorder, ServerSettings()))
 
 
 class FakeShelf:
@@ -23,21 +30,22 @@ class FakeShelf:
     def __init__(self) -> None:
         self.done: list[tuple[str, ...]] = []
 
-    def pull(self, name: str, progress: Callable[[int, int], None]) -> str:
+    def pull(self, name: str, progress: Callable[[int, int], None]) -> Model | None:
         if name == "none":
             raise InvalidRequest("pull model manifest: file does not exist")
         progress(5, 10)
         progress(10, 10)
         self.done.append(("pull", name))
-        return "abc"
+        return another(name) if self.done.count(("pull", name)) == 1 else None
 
     def remove(self, name: str) -> None:
         if name == "none":
             raise ModelNotFound("no such model", "model", name)
         self.done.append(("remove", name))
 
-    def copy(self, source: str, name: str) -> None:
+    def copy(self, source: str, name: str) -> Model:
         self.done.append(("copy", source, name))
+        return another(name)
 
 
 def client_of(url: str) -> Any:
@@ -118,7 +126,7 @@ def test_errors(start: Start) -> None:
 
 
 def test_what_is_known_of_models(start: Start) -> None:
-    client = client_of(start(FakeEngine(), card=CARD).url)
+    client = client_of(start(FakeEngine(), card=lambda: CARD).url)
     (model,) = client.list().models
     assert (model.model, model.size, model.digest) == ("tiny", 98_362_432, "ab" * 32)
     assert (model.details.parameter_size, model.details.quantization_level) == ("134.52M", "Q4_1")
@@ -140,7 +148,11 @@ def test_the_shelf(start: Start) -> None:
     with pytest.raises(ollama.ResponseError, match="does not exist"):
         list(client.pull("none", stream=True))
     client.copy("tiny", "mine")
+    assert [model.model for model in client.list().models] == ["tiny", "some", "mine"]
+    assert client.generate("Some:latest", "hi").response == TEXT
     client.delete("mine")
+    with pytest.raises(ollama.ResponseError, match="model 'mine' not found"):
+        client.generate("mine", "hi")
     with pytest.raises(ollama.ResponseError, match="model 'none' not found"):
         client.delete("none")
     assert shelf.done == [("pull", "some"), ("pull", "some"), ("copy", "tiny", "mine"), ("remove", "mine")]

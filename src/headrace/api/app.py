@@ -7,7 +7,6 @@ from headrace.api.admin import AdminRoutes
 from headrace.api.answers import Answerer
 from headrace.api.anthropic import anthropic_routes
 from headrace.api.callers import Keys
-from headrace.api.cards import Shelf
 from headrace.api.guards import account, guard_keys, refuse_when_draining
 from headrace.api.health import HealthRoutes, metrics_route
 from headrace.api.hosting import Models
@@ -17,6 +16,7 @@ from headrace.api.ollama import ollama_routes
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
 from headrace.api.routes import Route, error_shapes, exchanges, finder, route
 from headrace.api.settings import ServerSettings
+from headrace.api.shelf import Shelf
 from headrace.api.tgi import tgi_routes
 from headrace.api.vllm import vllm_routes
 from headrace.metrics import Exposition, Recorder

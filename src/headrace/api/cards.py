@@ -1,10 +1,10 @@
-"""What a model's files say of it, for those who list models; and the shelf that holds them."""
+"""What a model's files say of it, for those who list models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,37 +31,6 @@ class Card:
     """Its dimensions, by GGUF's names."""
 
 
-UNKNOWN = Card()
-"""Of a model that nobody has looked at."""
-
-
-class Shelf(Protocol):
-    """The models on this machine's disk. Every method may take long and is called on a thread."""
-
-    def pull(self, name: str, progress: Callable[[int, int], None]) -> str:
-        """Fetch a model, unless it is there, and let the server know it; returns its digest or ``""``. ``progress``
-        gets (bytes done, bytes in all), and may raise to end it.
-
-        Raises:
-            InvalidRequest: the name names nothing.
-            DownloadError: it cannot be fetched.
-        """
-        ...
-
-    def remove(self, name: str) -> None:
-        """Delete a model that is not being served.
-
-        Raises:
-            ModelNotFound: there is none of that name.
-            Conflict: the server was started to serve it.
-        """
-        ...
-
-    def copy(self, source: str, name: str) -> None:
-        """Give a model a second name.
-
-        Raises:
-            ModelNotFound: there is no ``source``.
-            InvalidRequest: ``name`` is none that a model may have, or taken.
-        """
-        ...
+def unknown() -> Card:
+    """The card of a model that nobody has looked at."""
+    return Card()

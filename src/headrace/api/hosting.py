@@ -191,6 +191,29 @@ class Models:
         async with self.lease(name):
             pass
 
+    def add(self, model: Model) -> None:
+        """Know one more model, which is not in memory. Names that are taken stay what they are."""
+        slot = self._slot(model)
+        self.slots = (*self.slots, slot)
+        for name in slot.names:
+            self._by_name.setdefault(name, slot)
+            self._by_plain_name.setdefault(plain_name(name), slot)
+
+    def remove(self, name: str) -> None:
+        """Know a model no more, unless it is the first. Calls that use it go on; those that wait for it end.
+
+        Raises:
+            ModelNotFound: no model of that name is served.
+        """
+        slot = self.find(name)
+        if slot is self.slots[0]:
+            return
+        self.slots = tuple(each for each in self.slots if each is not slot)
+        for table in (self._by_name, self._by_plain_name):
+            for key in [key for key, found in table.items() if found is slot]:
+                del table[key]
+        self._residents.dismiss(slot.seat, ModelNotFound(f"The model `{name}` does not exist.", "model", name))
+
     def unload(self, name: str | None) -> None:
         """Take a model out of memory as soon as no call uses it, pinned or not. The next call brings it back."""
         self._residents.books.retire(self.find(name).seat.resident)

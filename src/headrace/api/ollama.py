@@ -8,13 +8,13 @@ from typing import Any
 
 from headrace.access import Scope as Access
 from headrace.api.answers import Answerer
-from headrace.api.cards import Shelf
 from headrace.api.exchange import ClientGone, read_json, respond_json
 from headrace.api.hosting import Models
 from headrace.api.ollama_models import ModelRoutes
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
 from headrace.api.routes import Route
 from headrace.api.settings import ServerSettings
+from headrace.api.shelf import Shelf
 from headrace.wire import ollama
 from headrace.wire.dialects import Dialect
 from headrace.wire.ollama_embeddings import EMBED, EMBEDDINGS, empty_embed, empty_older

@@ -10,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from headrace import __version__
-from headrace.api.cards import Card, Shelf
+from headrace.api.cards import Card
 from headrace.api.exchange import ClientGone, read_json, respond, respond_json
 from headrace.api.hosting import Models, Slot
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.residents import on_thread
 from headrace.api.settings import ServerSettings
-from headrace.errors import Forbidden, HeadraceError
+from headrace.api.shelf import Shelf
+from headrace.errors import Forbidden, HeadraceError, ModelNotFound
 from headrace.wire.chunks import to_json
 from headrace.wire.fields import Fields
 from headrace.wire.limits import MAX_NAME_CHARS
@@ -46,7 +47,7 @@ class ModelRoutes:
         """``/api/tags``: every model that may be asked for."""
         listed = []
         for slot in self._models.slots:
-            card = slot.seat.version.card
+            card = await _card(slot)
             listed.append(
                 {
                     "name": slot.name,
@@ -63,21 +64,22 @@ class ModelRoutes:
     async def ps(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/api/ps``: every model that is in memory."""
         loaded = [slot for slot in self._models.slots if slot.seat.loaded is not None]
-        await respond_json(send, {"models": [self._running(slot) for slot in loaded]})
+        await respond_json(send, {"models": [await self._running(slot) for slot in loaded]})
 
-    def _running(self, slot: Slot) -> dict[str, Any]:
-        seat = slot.seat
+    async def _running(self, slot: Slot) -> dict[str, Any]:
+        seat, card = slot.seat, await _card(slot)
+        length = seat.version.max_model_len if seat.loaded is None else seat.loaded.hosted.served.limits.max_model_len
         expires = seat.resident.expires
         left = _FOREVER if expires is None else timedelta(seconds=expires - time.monotonic())
         return {
             "name": slot.name,
             "model": slot.name,
-            "size": seat.resident.bytes or seat.version.card.bytes,
-            "digest": seat.version.card.digest,
-            "details": _details(seat.version.card),
+            "size": seat.resident.bytes or card.bytes,
+            "digest": card.digest,
+            "details": _details(card),
             "expires_at": _text(datetime.now(UTC) + left),
             "size_vram": 0,
-            "context_length": seat.version.max_model_len or 0,
+            "context_length": length or 0,
         }
 
     async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +88,7 @@ class ModelRoutes:
         if body is None:
             return
         slot = self._models.find(shown_model(body))
-        card = slot.seat.version.card
+        card = await _card(slot)
         await respond_json(
             send,
             {
@@ -107,7 +109,7 @@ class ModelRoutes:
         if body is not None:
             shelf, fields = self._writable(), Fields(body)
             names = [fields.text(name, MAX_NAME_CHARS) or "" for name in ("source", "destination")]
-            await on_thread(lambda: shelf.copy(*names))
+            self._models.add(await on_thread(lambda: shelf.copy(*names)))
             await respond(send, 200, b"", ())
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,6 +118,8 @@ class ModelRoutes:
         if body is not None:
             shelf, name = self._writable(), asked_model(body)
             await on_thread(lambda: shelf.remove(name))
+            with contextlib.suppress(ModelNotFound):
+                self._models.remove(name)
             await respond(send, 200, b"", ())
 
     async def pull(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,7 +129,7 @@ class ModelRoutes:
         if body is None:
             return
         shelf, name = self._writable(), asked_model(body)
-        pull = _Pull(shelf, name)
+        pull = _Pull(shelf, self._models, name)
         watcher = asyncio.create_task(_until_gone(receive, pull))
         try:
             if Fields(body).boolean("stream", True):
@@ -156,8 +160,9 @@ class ModelRoutes:
 class _Pull:
     """One pull: its work on a thread, its lines on the loop."""
 
-    def __init__(self, shelf: Shelf, name: str) -> None:
+    def __init__(self, shelf: Shelf, models: Models, name: str) -> None:
         self._shelf = shelf
+        self._models = models
         self._name = name
         self._latest = (0, 0)
         self.gone = False
@@ -178,9 +183,10 @@ class _Pull:
             if self._latest != told:
                 told = done, total = self._latest
                 yield {"status": f"pulling {self._name}", "digest": self._name, "total": total, "completed": done}
-        digest = await work
-        if digest:
-            yield {"status": "verifying sha256 digest"}
+        model = await work
+        if model is not None:
+            self._models.add(model)
+        yield {"status": "verifying sha256 digest"}
         yield {"status": "writing manifest"}
         yield {"status": "success"}
 
@@ -209,6 +215,10 @@ async def _until_gone(receive: Receive, pull: _Pull) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         pull.gone = True
+
+
+async def _card(slot: Slot) -> Card:
+    return await asyncio.to_thread(slot.seat.version.card)
 
 
 def _details(card: Card) -> dict[str, Any]:

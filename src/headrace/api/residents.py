@@ -85,6 +85,15 @@ class Residents:
             self.forget(seat)
         self.advance()
 
+    def dismiss(self, seat: Seat, error: HeadraceError) -> None:
+        """Whoever waits for ``seat`` is told ``error``, and it is forgotten when its last user has gone."""
+        self._tell(seat, error)
+        seat.retired = True
+        self.books.retire(seat.resident)
+        if seat.resident.state is State.ABSENT:
+            self.forget(seat)
+        self.advance()
+
     def forget(self, seat: Seat) -> None:
         """Know nothing of a version that is not in memory."""
         self.seats.remove(seat)

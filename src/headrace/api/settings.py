@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace.api.cards import UNKNOWN, Card
 from headrace.api.ports import Words
 from headrace.watermark import PUBLIC, Watermark
 from headrace.wire.limits import Limits
@@ -28,7 +27,6 @@ class Served:
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
     watermark: Watermark = PUBLIC
     """For calls that ask for a mark."""
-    card: Card = UNKNOWN
 
     def name_for(self, asked: str | None) -> str:
         """The name that the answer to a call for ``asked`` carries."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from headrace.api.cards import UNKNOWN, Card
+from headrace.api.cards import Card, unknown
 from headrace.api.desk import Desk
 from headrace.api.ports import EnginePort
 from headrace.api.settings import Served, ServerSettings
@@ -54,7 +54,8 @@ class Version:
     bytes: int
     load: Callable[[], Loaded]
     max_model_len: int | None = None
-    card: Card = UNKNOWN
+    card: Callable[[], Card] = unknown
+    """Reads headers at its first call, which may take a while."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,9 +77,9 @@ class Model:
     keep_alive: float | None = None
 
 
-def constant(hosted: Hosted) -> Model:
+def constant(hosted: Hosted, card: Callable[[], Card] = unknown) -> Model:
     """A model that is in memory for as long as the server runs, and belongs to somebody else."""
     loaded = Loaded(hosted, 0, lambda: None)
-    version = Version(0, lambda: loaded, hosted.served.limits.max_model_len, hosted.served.card)
+    version = Version(0, lambda: loaded, hosted.served.limits.max_model_len, card)
     served = hosted.served
     return Model(served.names, served.created, version, lambda: version, hosted.recorder, loaded, pinned=True)

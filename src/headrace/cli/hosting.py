@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from headrace.weights import open_checkpoint
 if TYPE_CHECKING:
     from headrace.api import Loaded, Models, Version
     from headrace.api import ServerSettings as ApiSettings
+    from headrace.api.cards import Card
     from headrace.cli.words import ModelWords
     from headrace.metrics import Recorder
     from headrace.residency import Footprint
@@ -127,10 +128,18 @@ class Source:
         from headrace.api import Version
 
         if self.kv_bytes is None:
-            return Version(0, partial(self.load, None))
+            return Version(0, partial(self.load, None), card=self._card())
         found = self.measure(self.kv_bytes, 1)
         size = found.footprint.fixed + self.kv_bytes
-        return Version(size, partial(self.load, size), found.max_model_len)
+        return Version(size, partial(self.load, size), found.max_model_len, self._card())
+
+    def _card(self) -> Callable[[], Card]:
+        def read() -> Card:
+            from headrace.cli.cards import read_card
+
+            return read_card(find_model(self._config, self.typed))
+
+        return cache(read)
 
     def load(self, limit: int | None) -> Loaded:
         """Bring it into memory, of which it may take ``limit`` bytes."""

@@ -15,6 +15,7 @@ from headrace.cli.beside import Beside
 from headrace.cli.hosting import Hosting, api_settings, host_models
 from headrace.cli.logs import start_logging
 from headrace.cli.phases import Phases
+from headrace.cli.shelf import shelf_of
 from headrace.config import SECTIONS, Config, ServerSettings
 from headrace.errors import ConfigError
 
@@ -64,7 +65,7 @@ def _serve(config: Config) -> None:
         from headrace.api import App
         from headrace.api.server import listen, serve
 
-        app = App(hosting.models, hosting.recorder, api_settings(config))
+        app = App(hosting.models, hosting.recorder, api_settings(config), shelf_of(config, hosting.models))
         sock = listen(settings.host, settings.port)
         late: list[Beside[None]] = []
 

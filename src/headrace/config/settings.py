@@ -183,6 +183,12 @@ class ServerSettings:
     served_model_name: tuple[str, ...] = knob(
         (), "Names that requests may call the model by; the first is the one in answers.", many=True, metavar="NAME"
     )
+    manage_models: str = knob(
+        "auto",
+        "Whether clients may fetch, copy and delete models of this machine's cache (Ollama's /api/pull, /api/copy,"
+        " /api/delete). auto: where only this machine can ask (--host), or where it takes a key.",
+        choices=("auto", "on", "off"),
+    )
     max_queue: int = knob(
         1024,
         "Most requests that wait for their first step; more are answered 429 with Retry-After.",

@@ -6,6 +6,8 @@ on its way), ``locks/``. A model appears under its final name complete and verif
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from headrace.errors import DownloadError, ModelError
 from headrace.weights import hub
 from headrace.weights.catalogue import CATALOGUE, DEFAULT_INDEX, DEFAULT_MODEL, CatalogueModel, find
 from headrace.weights.landing import Progress, locked, storage_errors
+
+_COPY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +70,12 @@ class Store:
 
     def list(self) -> list[StoredModel]:
         """Complete models in the cache, by name."""
-        paths = [*(self.root / "models").glob("*.gguf"), *(self.root / "hub").glob("*/*")]
+        copies = (each for each in (self.root / "models").glob("*") if each.is_dir())
+        paths = [*(self.root / "models").glob("*.gguf"), *copies, *(self.root / "hub").glob("*/*")]
         return sorted((s for s in map(self._stored, paths) if s is not None), key=lambda stored: stored.name)
 
-    def remove(self, name: str) -> StoredModel:
-        """Delete a model from the cache; ``name`` as `list` gives it, or a catalogue alias.
+    def find(self, name: str) -> StoredModel:
+        """A model of the cache; ``name`` as `list` gives it, in any case, or a catalogue alias.
 
         Raises:
             ModelError: the cache has no such model.
@@ -78,11 +83,48 @@ class Store:
         entry = find(name, self._catalogue)
         wanted = entry.name if entry is not None else name
         # Names are compared with what is there, never made into a path: nothing outside the cache can be named.
-        stored = next((s for s in self.list() if s.name == wanted), None)
+        stored = next((s for s in self.list() if s.name.casefold() == wanted.casefold()), None)
         if stored is None:
             raise ModelError(
                 f"{name[:200]!r} is not in the cache; it has: {', '.join(s.name for s in self.list()) or 'nothing'}"
             )
+        return stored
+
+    def copy(self, source: str, name: str) -> StoredModel:
+        """Give a model a second name. Its files are linked, so that this takes no room; where that cannot be, copied.
+
+        Raises:
+            ModelError: the cache has no ``source``, or ``name`` is none that a copy may have, or is taken.
+        """
+        stored = self.find(source)
+        if not _COPY.fullmatch(name) or name.endswith(".gguf"):
+            raise ModelError(f"{name[:200]!r} is no name for a copy: 1 to 128 characters out of A-Z a-z 0-9 . _ : -")
+        names = {each.name.casefold() for each in self.list()}
+        if name.casefold() in names or find(name, self._catalogue) is not None:
+            raise ModelError(f"{name!r} is the name of another model")
+        target = self.root / "models" / (name if stored.path.is_dir() else f"{name}.gguf")
+        with storage_errors(target), locked(self._lock(name)):
+            import shutil
+
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.root / "downloads" / f"{name}.copy"
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            if stored.path.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(stored.path, partial, copy_function=_link)
+            else:
+                partial.unlink(missing_ok=True)
+                _link(str(stored.path), str(partial))
+            partial.rename(target)
+        return self.find(name)
+
+    def remove(self, name: str) -> StoredModel:
+        """Delete a model from the cache; ``name`` as in `find`.
+
+        Raises:
+            ModelError: the cache has no such model.
+        """
+        stored = self.find(name)
         with storage_errors(stored.path), locked(self._lock(stored.name)):
             import shutil
 
@@ -94,11 +136,12 @@ class Store:
 
     def _stored(self, path: Path) -> StoredModel | None:
         if path.parent == self.root / "models":
+            if path.is_dir():
+                return StoredModel(path.name, path, _size(path), path.stat().st_mtime)
             return StoredModel(path.stem, path, path.stat().st_size, path.stat().st_mtime)
         if not path.is_dir() or path.name.endswith(hub.PARTIAL):
             return None
-        size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-        return StoredModel(f"{path.parent.name}/{path.name}", path, size, path.stat().st_mtime)
+        return StoredModel(f"{path.parent.name}/{path.name}", path, _size(path), path.stat().st_mtime)
 
     def _fetched(self, text: str, pull: bool, progress: Progress | None) -> Path:
         entry = find(text, self._catalogue)
@@ -108,6 +151,9 @@ class Store:
         elif remote is not None:
             name, path = remote.label, self.root / "hub" / remote.org / remote.label.partition("/")[2]
         else:
+            copy = next((each for each in self.list() if each.name == text), None)
+            if copy is not None:
+                return copy.path
             raise ModelError(
                 f"{text[:200]!r} is not a directory, a .gguf file, a hub id (org/name) or a catalogue name "
                 f"({', '.join(self._catalogue)})"
@@ -140,6 +186,21 @@ class Store:
 
             shutil.rmtree(partial / ".cache", ignore_errors=True)  # the hub client's own notes
             partial.rename(path)
+
+
+def _size(folder: Path) -> int:
+    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+
+
+def _link(source: str, target: str) -> str:
+    """A second name for a file: models are never written to, so they may share what they hold."""
+    try:
+        os.link(source, target)
+    except OSError:
+        import shutil
+
+        shutil.copyfile(source, target)
+    return target
 
 
 def _is_path(text: str) -> bool:
