@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -21,7 +22,8 @@ CARD = Card("gguf", "llama", 134_515_008, "Q4_1", 98_362_432, "ab" * 32, 1.7e9, 
 def another(name: str) -> Model:
     """A model that says TEXT as well."""
     recorder = Recorder(name, 512)
-    return constant(host(FakeEngine(pace=0.0005), served(names=(name,)), recorder, ServerSettings()))
+    model = constant(host(FakeEngine(pace=0.0005), served(names=(name,)), recorder, ServerSettings()))
+    return replace(model, loaded=None, pinned=False)
 
 
 class FakeShelf:
