@@ -71,4 +71,7 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("POST", "/api/pull"): Example({"model": "tiny"}, status=403, any_media_type=True),
     ("POST", "/api/copy"): Example({"source": "tiny", "destination": "b"}, status=403, any_media_type=True),
     ("DELETE", "/api/delete"): Example({"model": "tiny"}, status=403, any_media_type=True),
+    # Anthropic
+    ("POST", "/v1/messages"): Example({"model": "tiny", "messages": MESSAGES, "max_tokens": 2}),
+    ("POST", "/v1/messages/count_tokens"): Example({"model": "tiny", "messages": MESSAGES}),
 }
