@@ -62,6 +62,7 @@ struct alignas(64) ArgMax {
   float value[kTileN];
   int32_t index[kTileN];
   int32_t bad[kTileN];  // non-zero where a NaN or +inf was seen
+  const uint32_t* mask;  // the columns that count, a word for each panel; null: all
 };
 
 // Quantised weights of 16 columns, stored in a format of strips.h. While one is read, what lies `ahead` bytes further is

@@ -46,12 +46,14 @@ void Step::logits_pass(Walk& w, long greedy, long first, long count) {
       k_.norm_to_a(s_.residual + token * s_.hidden_ld, model_.final_norm, spec_.hidden, spec_.norm_eps, s_.a_hidden,
                    m.k_tiles, (int)i);
   }
-  for (long i = 0; i < greedy; i++)
+  for (long i = 0; i < greedy; i++) {
+    w.scratch.best[i].mask = greedy_[i].mask;
     for (int j = 0; j < kTileN; j++) {
       w.scratch.best[i].value[j] = -INFINITY;
       w.scratch.best[i].index[j] = INT32_MAX;
       w.scratch.best[i].bad[j] = 0;
     }
+  }
   end_phase(w);
   gemm(w, m, m.integer ? s_.integers : s_.a_hidden, rows, [&](const float* c, int n, long row, long column) {
     const int plain = (int)std::clamp<long>(greedy - row, 0, n);
@@ -96,9 +98,14 @@ void Step::choose_greedy(long i) {
         index = best.index[j];
       }
     }
-  const int choice = greedy_[i].choice;
-  result_.row_status[choice] = bad ? HR_SAMPLE_NOT_FINITE : index == INT32_MAX ? HR_SAMPLE_ALL_BANNED : HR_SAMPLE_OK;
-  result_.row_token[choice] = result_.row_status[choice] ? -1 : index;
+  const GreedyEntry& g = greedy_[i];
+  const int status = bad ? HR_SAMPLE_NOT_FINITE : index == INT32_MAX ? HR_SAMPLE_ALL_BANNED : HR_SAMPLE_OK;
+  (g.entry < 0 ? result_.row_status[g.choice] : result_.status[g.entry]) = status;
+  (g.entry < 0 ? result_.row_token[g.choice] : result_.token[g.entry]) = status ? -1 : index;
+  if (g.entry < 0) return;
+  result_.rank[g.entry] = 1;
+  result_.top_count[g.entry] = 0;
+  result_.logprob[g.entry] = 0.0f;
 }
 
 void Step::choose(Walk& w, long i, float* logits) {

@@ -6,6 +6,13 @@
 namespace hr {
 namespace {
 
+// Whether all that a sampling asks for is the most likely of the tokens that its mask allows.
+bool is_masked_greedy(const hr_sampling& s, int32_t vocab) {
+  return s.mask && s.mask_words >= (vocab + kPanelN - 1) / kPanelN && s.temperature == 0.0 && s.logprobs < 0 &&
+         s.repetition_penalty == 1.0 && s.presence_penalty == 0.0 && s.frequency_penalty == 0.0 && s.bias_count == 0 &&
+         s.allowed_count < 0 && s.green_below == 0;
+}
+
 std::string row_name(int index) { return "row " + std::to_string(index) + ": "; }
 
 }  // namespace
@@ -117,10 +124,14 @@ void Step::plan_logits() {
     for (int j = 0; j < choices(i); j++, choice++) {
       result_.row_token[choice] = -1;
       result_.row_status[choice] = HR_SAMPLE_OK;
-      if (row.want == HR_WANT_GREEDY) greedy_.push_back({first + j, choice});
+      if (row.want == HR_WANT_GREEDY) greedy_.push_back({first + j, choice, -1, nullptr});
       if (row.want == HR_WANT_EMBEDDING && j + 1 == choices(i)) pooled_.push_back({first + j, choice});
       if (row.want < 0) continue;
       const int sampling = row.want + j, tops = std::max(0, batch_.samplings[sampling].logprobs);
+      if (is_masked_greedy(batch_.samplings[sampling], spec_.vocab)) {
+        greedy_.push_back({first + j, choice, sampling, batch_.samplings[sampling].mask});
+        continue;
+      }
       entries_.push_back({first + j, sampling, -1, sampling, tops, offset});
       offset += tops;
     }

@@ -76,11 +76,14 @@ static void argmax_c(const Finish* f, int first, int end) {
   for (int r = first; r < end; r++) {
     const float* c = f->c + r * kPanelN;
     ArgMax* best = f->best + r;
+    const uint32_t word = best->mask ? best->mask[f->column / kPanelN] : ~0u;
+    if (!word) continue;
     for (int half = 0; half < kPanelN; half += kTileN)
       for (int i = 0; i < kTileN; i += W) {
         VF v = load(c + half + i);
         if (softcap > 0) v = softcap * vtanh(v / softcap);
         VI at = lanes(f->column + half + i), inside = at < f->valid;
+        if (best->mask) inside &= (VI)(((VU{} + word) >> (VU)lanes(half + i)) & 1u) == 1;
         VF old = load(best->value + i);
         VI old_at = *(VI*)(best->index + i);
         VI better = ((v > old) | ((v == old) & (at < old_at))) & inside;

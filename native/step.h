@@ -24,10 +24,13 @@ struct AttentionUnit {
   long slot;  // -1: the unit is the whole tile
 };
 
-// A row of logits of which only the arg-max is wanted. `choice` indexes hr_result's row_ arrays.
+// A token after which the most likely one is wanted, of all or of those that a mask allows. `entry` indexes what hr_result
+// has for samplings if it is one of these, else -1: then `choice` indexes the row_ arrays.
 struct GreedyEntry {
   int token;  // in the batch
   int choice;
+  int entry;
+  const uint32_t* mask;
 };
 
 // A token whose hidden state is wanted. `choice` indexes hr_result's row_ arrays.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from headrace.backends.reference import sampling as reference
 from headrace.types import RowSampling, TokenLogprobs
+from headrace.watermark import GreenList, green_hash
 from tests.backends.native_sampler import LIBRARY, NativeError, NativeSampler
 
 Floats = NDArray[Any]
@@ -47,6 +48,16 @@ def random_logits(rng: np.random.Generator, vocab: int) -> Floats:
     return logits
 
 
+def random_mask(rng: np.random.Generator, vocab: int) -> bytes:
+    """A word too few, just enough, or too many, with few or many bits."""
+    words = max(0, (vocab + 31) // 32 + int(rng.integers(-1, 3)))
+    bits = rng.integers(0, 2**32, words, dtype=np.uint32)
+    for _ in range(int(rng.integers(3))):
+        bits &= rng.integers(0, 2**32, words, dtype=np.uint32)
+    bits[rng.random(words) < 0.3] = rng.choice([0, 2**32 - 1])
+    return bits.tobytes()
+
+
 def random_sampling(rng: np.random.Generator, vocab: int) -> RowSampling:
     history = rng.integers(0, vocab, rng.integers(0, 60)).tolist()
     biased = rng.integers(0, vocab, rng.integers(0, 8)).tolist() if rng.random() < 0.3 else []
@@ -66,6 +77,8 @@ def random_sampling(rng: np.random.Generator, vocab: int) -> RowSampling:
         bias={t: float(rng.choice([-math.inf, -100, -1, 2.5, 100])) for t in biased},
         allowed=rng.integers(0, vocab, rng.integers(1, 30)).tolist() if rng.random() < 0.15 else None,
         logprobs=int(rng.choice([0, 1, 5, 20, vocab])) if rng.random() < 0.4 else None,
+        mask=random_mask(rng, vocab) if rng.random() < 0.3 else None,
+        green=GreenList(int(rng.integers(2**63)), int(rng.integers(2**32)), 2.0) if rng.random() < 0.2 else None,
     )
 
 
@@ -274,3 +287,32 @@ def test_token_logprobs(native: Callable[[int], NativeSampler]) -> None:
             for count in (0, 3, vocab):
                 ours = native(vocab).token_logprobs(logits, token, count)
                 assert_same_logprobs(ours, reference.token_logprobs(logits, token, count))
+
+
+def test_a_mask_bans_all_but_its_tokens(native: Callable[[int], NativeSampler]) -> None:
+    logits = np.arange(100, dtype=np.float32)
+    mask = bytearray(16)
+    for token in (3, 40, 63):
+        mask[token >> 3] |= 1 << (token & 7)
+    held = RowSampling(mask=bytes(mask), logprobs=5)
+    for sample in (native(100).sample, reference.sample):
+        token, known = sample(logits, held)
+        assert token == 63
+        assert known is not None
+        assert [i for i, _ in known.top] == [63, 40, 3], "what is banned has no probability"
+    drawn = {native(100).sample(logits * 0, RowSampling(1.0, mask=bytes(mask), seed=s))[0] for s in range(60)}
+    assert drawn == {3, 40, 63}
+    with pytest.raises(NativeError, match="all banned"):
+        native(100).sample(logits, RowSampling(mask=bytes(16)))
+    with pytest.raises(NativeError, match="all banned"):
+        native(100).sample(logits, RowSampling(mask=b""))
+
+
+def test_the_green_list_is_the_same_in_python_and_in_the_library(native: Callable[[int], NativeSampler]) -> None:
+    for seed in (0, 1, 2**32, 2**64 - 1, 0x0123456789ABCDEF):
+        listed = GreenList(seed, 2**31, 100.0)
+        green = {token for token in range(1000) if green_hash(seed, token) < 2**31}
+        _, known = native(1000).sample(np.zeros(1000, np.float32), RowSampling(green=listed, logprobs=len(green)))
+        assert known is not None
+        assert {token for token, _ in known.top} == green
+        assert 400 < len(green) < 600

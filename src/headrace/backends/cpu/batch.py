@@ -90,7 +90,7 @@ class Batch:
         self._point(len(plan.rows), len(plan.copies), samplings)
 
     def _add_sampling(self, s: RowSampling) -> None:
-        bias = sorted(s.bias.items())
+        bias = sorted(s.bias.items()) if s.bias else ()
         self._samplings += _SAMPLING.pack(
             s.temperature,
             s.top_p,
@@ -102,14 +102,14 @@ class Batch:
             s.position,
             s.top_k,
             -1 if s.logprobs is None else s.logprobs,
-            self._keep(array("i", s.history)),
+            self._keep(array("i", s.history)) if s.history else 0,
             len(s.history),
             s.prompt_length,
-            self._keep(array("i", [token for token, _ in bias])),
-            self._keep(array("d", [value for _, value in bias])),
+            self._keep(array("i", [token for token, _ in bias])) if bias else 0,
+            self._keep(array("d", [value for _, value in bias])) if bias else 0,
             len(bias),
             -1 if s.allowed is None else len(s.allowed),
-            self._keep(array("i", s.allowed or ())),
+            self._keep(array("i", s.allowed)) if s.allowed else 0,
             0 if s.mask is None else self._keep(array("B", s.mask)),
             *((0, 0.0, 0) if s.green is None else (s.green.seed, s.green.delta, s.green.below)),
             0 if s.mask is None else len(s.mask) // 4,
