@@ -47,6 +47,10 @@ def choose(context: Sequence[int], sampling: RowSampling) -> int | None:
     for v, bias in sampling.bias.items():
         logits[v] += bias
     allowed = range(VOCAB) if sampling.allowed is None else sampling.allowed
+    if sampling.mask is not None:
+        allowed = [v for v in allowed if sampling.mask[v >> 3] >> (v & 7) & 1]
+        if not allowed:
+            return None
     best = max(allowed, key=lambda v: (logits[v], v))
     return None if logits[best] == float("-inf") else best
 

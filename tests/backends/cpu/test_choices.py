@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headrace.backends.reference.backend import load as load_reference
-from headrace.types import GREEDY, Plan, PlanRow, RowSampling
+from headrace.types import GREEDY, Plan, PlanRow, RowResult, RowSampling
 from headrace.weights.spec import ModelSpec
 from tests.backends.cpu.conftest import Loader
 from tests.backends.cpu.models import BASE, all_logprobs, checkpoint, prompt, tensor
@@ -103,3 +103,36 @@ def test_more_logits_than_one_pass(make: Loader) -> None:
     single = backend.run(Plan((PlanRow(0, tokens[:38], 0, (3, 4, 5), RowSampling(logprobs=1)),))).rows[0].logprobs
     assert single is not None
     assert results.target_logprobs[37].top == single.top
+
+
+@pytest.mark.parametrize("spec", [BASE, replace(BASE, logit_softcap=2.0, tied_embeddings=False)])
+def test_the_most_likely_token_that_a_mask_allows(spec: ModelSpec, make: Loader) -> None:
+    """Masked rows keep a running arg-max as plain ones do; the sampler, asked for logprobs, finds the same."""
+    rng = np.random.default_rng(5)
+    words = -(-spec.vocab_size // 32)
+    masks = [
+        (rng.integers(0, 2**32, words, dtype=np.uint32) & rng.integers(0, 2**32, words, dtype=np.uint32))
+        for _ in range(40)
+    ]
+    masks[0][:] = 0
+    masks[1][:] = 2**32 - 1
+    masks[2][1:] = 0
+    prompts = [prompt(spec, 1 + i % 16, i) for i in range(40)]
+    backend = make(spec, 64)
+
+    def run(logprobs: int | None) -> list[RowResult]:
+        rows = [
+            PlanRow(
+                i, prompts[i], 0, (i,), GREEDY if i % 5 == 4 else RowSampling(mask=mask.tobytes(), logprobs=logprobs)
+            )
+            for i, mask in enumerate(masks)
+        ]
+        return list(backend.run(Plan(tuple(rows))).rows)
+
+    for i, (fast, full) in enumerate(zip(run(None), run(0), strict=True)):
+        assert fast.token == full.token, i
+        assert fast.error == full.error
+        assert (fast.error is not None) == (i == 0)
+        if i and i % 5 != 4:
+            token = fast.token or 0
+            assert masks[i][token // 32] >> (token % 32) & 1
