@@ -60,10 +60,9 @@ class HeldWorkload(Workload):
 
 async def cost(server: ServerProcess, users: int, rounds: int, each: int) -> dict[str, Any]:
     client = Client(server.url)
-    lengths = {"input": Length(128, 128), "output": Length(128, 128)}
+    length = Length(128, 128)
     kinds = {
-        "plain": Workload(MODEL, chat=False, ids=True, **lengths),
-        "json": HeldWorkload(MODEL, chat=False, ids=True, **lengths),
+        kind: made(MODEL, False, True, length, length) for kind, made in (("plain", Workload), ("json", HeldWorkload))
     }
     for workload in kinds.values():
         await run_level(client, workload, Level(requests=users, concurrency=users))
