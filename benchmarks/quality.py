@@ -53,18 +53,21 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One precision: what the backend computes in, and how the weights are stored."""
+    """One precision: what the backend computes in, and how weights, keys and values are stored."""
 
     dtype: str
     scheme: str | None = None
+    kv_dtype: str = "auto"
 
 
 VARIANTS: Mapping[str, Variant] = {
     "float32": Variant("float32"),
     "bfloat16": Variant("bfloat16"),
     **{name: Variant("bfloat16", name) for name in ("int8", "int4", "q4_0", "q4_1")},
+    "bfloat16+kv8": Variant("bfloat16", kv_dtype="int8"),
+    "int8+kv8": Variant("bfloat16", "int8", "int8"),
 }
-"""The first is what the others are compared with. K types come from files: --also."""
+"""The first is what the others are compared with; kv8: keys and values in 8 bits. K types come from files: --also."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +134,10 @@ def in_precision(checkpoint: Checkpoint, variant: Variant) -> Checkpoint:
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
-def read(checkpoint: Checkpoint, dtype: str, texts: Mapping[str, list[int]]) -> Reading:
+def read(checkpoint: Checkpoint, dtype: str, texts: Mapping[str, list[int]], kv_dtype: str = "auto") -> Reading:
     """Load the model, read every text, generate a little."""
     longest = max(map(len, texts.values())) + DECODED
-    backend = load(checkpoint, dtype=dtype, max_model_len=longest, max_batch_tokens=CHUNK)
+    backend = load(checkpoint, dtype=dtype, max_model_len=longest, max_batch_tokens=CHUNK, kv_dtype=kv_dtype)
     try:
         blocks = list(range(-(-longest // BLOCK_SIZE)))
         backend.allocate_kv(len(blocks))
@@ -231,7 +234,7 @@ def measure(model: Path, variants: Sequence[str], also: Mapping[str, Path]) -> l
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         variant = VARIANTS[name]
-        lines.append(compared(name, read(in_precision(source, variant), variant.dtype, texts), base))
+        lines.append(compared(name, read(in_precision(source, variant), variant.dtype, texts, variant.kv_dtype), base))
     for name, path in also.items():
         print(f"{name} ...", file=sys.stderr, flush=True)
         lines.append(compared(name, read(open_checkpoint(path), "bfloat16", texts), base))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headrace.start")
 
-ATTENTION_COST = 4
+ATTENTION_COST = 2
 """How many times as long a multiplication of attention takes as one of a linear layer: exponentials, small tiles."""
 
 MEMORY_SHARE = 0.9
@@ -148,6 +148,7 @@ def _load(checkpoint: Checkpoint, config: Config, length: int) -> CpuBackend:
         isa=machine.isa,
         quantize=settings.quantize,
         activations=settings.activations,
+        kv_dtype=config.section(BatchSettings).kv_cache_dtype,
         progress=_load_progress(checkpoint.name),
     )
 

@@ -92,6 +92,7 @@ class Source:
             isa=machine.isa,
             quantize=settings.quantize,
             activations=settings.activations,
+            kv_dtype=batch.kv_cache_dtype,
         )
         context = floor = -(-length // BLOCK_SIZE) * block
         if settings.max_model_len is None:

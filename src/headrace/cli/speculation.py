@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headrace.cli.store import find_model
-from headrace.config import Config, MachineSettings, ModelSettings, SpeculationSettings
+from headrace.config import BatchSettings, Config, MachineSettings, ModelSettings, SpeculationSettings
 from headrace.errors import ConfigError
 from headrace.types import BLOCK_SIZE, MemoryItem
 from headrace.weights import open_checkpoint
@@ -101,5 +101,6 @@ def _load(config: Config, model: str, words: ModelWords, max_model_len: int) -> 
         threads=machine.threads,
         isa=machine.isa,
         activations=settings.activations,
+        kv_dtype=config.section(BatchSettings).kv_cache_dtype,
     )
     return backend, length

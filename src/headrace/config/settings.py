@@ -94,6 +94,13 @@ class BatchSettings:
     enable_prefix_caching: bool = knob(
         True, "Compute the shared beginning of prompts once and keep it while there is room.", switch
     )
+    kv_cache_dtype: str = knob(
+        "auto",
+        "How keys and values are held. int8 takes about half the memory of bfloat16 (8 bits a value, a scale for each"
+        " token's head), which makes room for more and lets long contexts be read faster, for slightly different texts."
+        " auto is the model's dtype.",
+        choices=("auto", "int8"),
+    )
     kv_cache_memory: int | None = knob(
         None,
         "Memory for the KV cache: 4GiB, 512MiB, or a number of bytes. auto lets it grow to half of what the weights"
