@@ -30,44 +30,48 @@ static void write_kv(const float* k, const float* v, int dim, int slot, void* k_
   }
 }
 
-// 8 bits: code / 127 of the largest magnitude of a token's head. Returns the scale, NaN if a value is not finite (then
-// codes are those of the finite ones).
-static inline float codes_of(const float* x, int dim, uint8_t* codes) {
-  float most = 0.0f, fault = 0.0f;
-  for (int i = 0; i < dim; i++) {
-    const float magnitude = __builtin_fabsf(finite(x[i]));
-    most = magnitude > most ? magnitude : most;
-    fault += x[i] - x[i];
-  }
-  const float inverse = most > 1e-30f ? 127.0f / most : 0.0f, magic = 12582912.0f;  // magic rounds to even
-  for (int i = 0; i < dim; i++) {
-    const float magnitude = __builtin_fabsf(finite(x[i]) * inverse) + magic;
-    uint32_t bits, value;
-    __builtin_memcpy(&bits, x + i, 4);
-    __builtin_memcpy(&value, &magnitude, 4);
-    codes[i] = (uint8_t)((bits >> 24 & 0x80u) | (value & 0x7fu));
-  }
-  return (most > 1e-30f ? most / 127.0f : 0.0f) + fault;
+typedef uint8_t VB __attribute__((vector_size(W), aligned(1), may_alias));
+
+static inline VU code(VF x, VF inverse) {
+  const VU magnitude = (VU)((VF)((VU)(finite(x) * inverse) & 0x7fffffffu) + splat(12582912.0f));  // rounds to even
+  return ((VU)x >> 24 & 0x80u) | (magnitude & 0x7fu);
 }
 
-// Where element i of the other layouts is among the codes.
-template <bool BF16>
-static inline int code_place(int i) {
-  return BF16 ? (i & ~63) | (i & 24) << 1 | (i & 32) >> 2 | (i & 7) : i;
+// 8 bits: codes / 127 of the largest magnitude of a token's head. Returns the scale, NaN if a value is not finite (then
+// codes are those of the finite ones). Writes whole vectors of codes.
+static inline float codes_of(const float* x, int dim, uint8_t* codes) {
+  alignas(64) float last[W] = {};
+  const int whole = dim / W * W;
+  for (int i = whole; i < dim; i++) last[i - whole] = x[i];
+  const VF end = load(last);
+  VF most = (VF)((VU)finite(end) & 0x7fffffffu), fault = end - end;
+  for (int i = 0; i < whole; i += W) {
+    most = vmax((VF)((VU)finite(load(x + i)) & 0x7fffffffu), most);
+    fault += load(x + i) - load(x + i);
+  }
+  const float top = hmax(most), bound = top > 1e-30f ? top : 0.0f;
+  const VF inverse = splat(bound > 0 ? 127.0f / bound : 0.0f);
+  for (int i = 0; i < whole; i += W) *(VB*)(codes + i) = __builtin_convertvector(code(load(x + i), inverse), VB);
+  *(VB*)(codes + whole) = __builtin_convertvector(code(end, inverse), VB);
+  return bound / 127.0f + hsum(fault);
 }
 
 template <bool BF16>
 static void write_kv8(const float* k, const float* v, int dim, int slot, void* k_block, void* v_block) {
-  alignas(64) uint8_t key[kMaxHeadDim], value[kMaxHeadDim];
-  alignas(64) float sound[kMaxHeadDim];
-  for (int i = 0; i < dim; i++) sound[i] = finite(v[i]);
+  alignas(64) uint8_t key[kMaxHeadDim + W], value[kMaxHeadDim + W];
   const long scales = (long)(dim + kTileK - 1) / kTileK * kTileK * kKvBlock;
   uint8_t *kb = (uint8_t*)k_block, *vb = (uint8_t*)v_block;
+  const float v_scale = codes_of(v, dim, value);
   ((float*)(kb + scales))[slot] = codes_of(k, dim, key);
-  ((float*)(vb + scales))[slot] = codes_of(sound, dim, value);
-  for (int j = 0; j < dim; j++) {
-    kb[code_place<BF16>(BF16 ? j / 2 * 32 + slot * 2 + j % 2 : j * 16 + slot)] = key[j];
-    vb[code_place<BF16>(j / 16 * 256 + (BF16 ? slot / 2 * 32 + j % 16 * 2 + slot % 2 : slot * 16 + j % 16))] = value[j];
+  ((float*)(vb + scales))[slot] = finite(v_scale);
+  if (BF16) {
+    kb += (slot / 4) * 16 + slot % 4 * 2;
+    for (int j = 0; j < dim; j += 2) __builtin_memcpy(kb + j / 4 * 64 + j / 2 % 2 * 8, key + j, 2);
+    vb += slot / 4 * 64 + slot / 2 % 2 * 8 + slot % 2;
+    for (int j = 0; j < dim; j++) vb[j / 16 * 256 + j % 16 / 4 * 16 + j % 4 * 2] = value[j];
+  } else {
+    for (int j = 0; j < dim; j++) kb[j * 16 + slot] = key[j];
+    for (int j = 0; j < dim; j++) vb[j / 16 * 256 + slot * 16 + j % 16] = value[j];
   }
 }
 
