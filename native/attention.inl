@@ -3,7 +3,7 @@
 #pragma once
 #include "kv.inl"
 
-// Each of N vectors becomes 2 to its power, for powers up to 127: precisely, or to about 1e-4, a sixteenth of what a bf16
+// Each of N vectors becomes 2 to its power (what is beyond 127 only stays too large): precisely, or to about 1e-4, a sixteenth of what a bf16
 // weight loses. All vectors together step by step, so that one's latency hides behind the others.
 template <bool PRECISE, int N>
 static inline __attribute__((always_inline)) void powers(VF* x) {
@@ -14,7 +14,7 @@ static inline __attribute__((always_inline)) void powers(VF* x) {
   const float rough[] = {7.706708461e-2f, 2.276449502e-1f, 6.951168180e-1f};
 #else
   VF t[N];
-  for (int i = 0; i < N; i++) x[i] = vmax(splat(-125.0f), x[i]);
+  for (int i = 0; i < N; i++) x[i] = vmin(splat(127.0f), vmax(splat(-125.0f), x[i]));
   for (int i = 0; i < N; i++) t[i] = x[i] + splat(12582912.0f);
   for (int i = 0; i < N; i++) r[i] = x[i] - (t[i] - splat(12582912.0f));  // from -0.5 to 0.5
   const float precise[] = {1.535336196e-4f, 1.339887502e-3f, 9.618437918e-3f, 5.550332367e-2f, 2.402264774e-1f, 6.931471825e-1f};

@@ -79,6 +79,20 @@ def test_a_context_of_several_splits(make: Loader, dtype: str) -> None:
     assert error.max() < (1e-4 if dtype == "float32" else 0.3)
 
 
+def test_scores_far_from_zero(make: Loader, dtype: str) -> None:
+    """Weights are powers of (score - base) with a base of 0 until that would overflow or vanish."""
+    spec = replace(BASE, attention_scale=40.0)
+    backend = load_reference(checkpoint(spec), dtype="float32", max_model_len=300, max_batch_tokens=300)
+    backend.allocate_kv(20)
+    cpu = make(spec, 20)
+    for length in (1, 2, 20, 150):
+        tokens = prompt(spec, length)
+        got, want = whole(cpu, spec, tokens), whole(backend, spec, tokens)
+        assert np.isfinite(got).all()
+        if dtype == "float32":  # bf16 rounds scores of hundreds by whole units
+            assert np.abs(got - want).max() < 5e-3
+
+
 @pytest.mark.parametrize("storage", [DType.F16, DType.BF16])
 def test_stored_halves_load_as_the_floats_they_are(storage: DType, make: Loader) -> None:
     cp = checkpoint(BASE, dtype=storage)

@@ -20,6 +20,7 @@ SPECS = {
     "window": replace(BASE, layer_window=(20, 70)),
     "gemma": replace(BASE, post_norms=True, qk_norm=True, layer_window=(70, None)),
     "80 wide": with_heads(6, 2, 80),
+    "sharp": replace(BASE, attention_scale=40.0),  # scores that need another base than 0
 }
 
 
