@@ -31,10 +31,12 @@ class ModelWords:
             ModelFileError, UnsupportedModel: the checkpoint's description of them is broken, or of an unknown kind.
         """
         self._tokenizer: Tokenizer = load_tokenizer(source)
+        tokenizer, eos = self._tokenizer, source.eos_token_ids
         self._template = load_template(source)
         self._chats = Chats(self._tokenizer, self._template) if self._template is not None else None
-        self.eos_token_ids = source.eos_token_ids
-        self._compiler = Compiler(lambda: Vocabulary(self._tokenizer, vocab_size, self.eos_token_ids))
+        self.eos_token_ids = eos
+        # Not of self: whatever is in a circle is not freed when its model leaves.
+        self._compiler = Compiler(lambda: Vocabulary(tokenizer, vocab_size, eos))
 
     @property
     def can_chat(self) -> bool:
