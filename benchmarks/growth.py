@@ -101,9 +101,9 @@ def main() -> int:
             print(f"after {tenth * (part + 1)}: {seen[-1]:.1f} MiB", flush=True)
         seconds = time.perf_counter() - begin
     left = seen[10] - seen[5]
-    result = {"model": asked.model, "requests": tenth * 10, "seconds": round(seconds, 1), "resident_mib": seen}
-    result |= {"left_by_second_half_mib": round(left, 1), "machine": describe()}
     name = Path(asked.model).stem if asked.model else "default"
+    result = {"model": name, "requests": tenth * 10, "seconds": round(seconds, 1), "resident_mib": seen}
+    result |= {"left_by_second_half_mib": round(left, 1), "machine": describe()}
     (RESULTS / f"{time.strftime('%Y-%m-%d')}-growth-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(f"{tenth * 10} requests in {seconds:.0f} s; the second half left {left:.1f} MiB behind")
     return 0 if left <= asked.allowed else 1

@@ -53,13 +53,13 @@ def main() -> None:
     for name, default in (("users", 16), ("shared", 512), ("own", 32), ("answer", 32), ("rounds", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
-    result: dict[str, object] = {"settings": vars(asked), "machine": describe()}
+    kind = Path(asked.model).stem if asked.model else "default"
+    result: dict[str, object] = {"settings": {**vars(asked), "model": kind}, "machine": describe()}
     for name, flag in (("off", "--no-enable-prefix-caching"), ("on", "--enable-prefix-caching")):
         with serve(*([asked.model] if asked.model else []), flag) as server:
             found = asyncio.run(measure(server, asked))
         result[name] = found
         print(f"prefix caching {name:3}: " + ", ".join(f"{key} {1e3 * value:.0f} ms" for key, value in found.items()))
-    kind = Path(asked.model).stem if asked.model else "default"
     path = RESULTS / f"{time.strftime('%Y-%m-%d')}-prefix-{kind}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
 
