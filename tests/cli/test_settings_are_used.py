@@ -9,7 +9,7 @@ from headrace.cli import bench, keys, quantize, run, store
 from headrace.config import SECTIONS, knobs
 
 CLI = Path(run.__file__).parent
-ROOT_FILES = ("serve.py", "assembly.py", "run.py", "store.py", "speculation.py", "hosting.py")
+ROOT_FILES = ("serve.py", "assembly.py", "run.py", "store.py", "speculation.py", "hosting.py", "shelf.py")
 DECLARED: list[tuple[type[object], tuple[str, ...]]] = [
     *((section, ROOT_FILES) for section in SECTIONS),
     *((section, ("bench.py",)) for section in bench.SECTIONS),
