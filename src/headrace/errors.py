@@ -7,6 +7,7 @@ HeadraceError
 │   ├── Forbidden                403  understood, and not allowed
 │   ├── ModelNotFound            404
 │   ├── RouteNotFound            404
+│   ├── ResponseNotFound         404  of /v1/responses: never stored, or not any more
 │   ├── MethodNotAllowed         405
 │   ├── RequestTimeout           408
 │   ├── Conflict                 409  something else is doing it already
@@ -81,6 +82,12 @@ class ModelNotFound(RequestError):
 
 class RouteNotFound(RequestError):
     """Nothing is served at this path."""
+
+    status = 404
+
+
+class ResponseNotFound(RequestError):
+    """No response of that id is stored for whoever asks."""
 
     status = 404
 

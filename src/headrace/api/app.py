@@ -14,6 +14,7 @@ from headrace.api.lifecycle import Lifecycle
 from headrace.api.models import ModelRoutes
 from headrace.api.ollama import ollama_routes
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
+from headrace.api.responses import response_routes
 from headrace.api.routes import Route, error_shapes, exchanges, finder, route
 from headrace.api.settings import ServerSettings
 from headrace.api.shelf import Shelf
@@ -48,6 +49,7 @@ class App:
             Route("POST", "/v1/chat/completions", chat),
             Route("POST", "/v1/completions", completions),
             Route("POST", "/v1/embeddings", Answerer(EMBEDDINGS, models, self.settings)),
+            *response_routes(models, self.settings),
             Route("GET", "/v1/models", listing.list),
             Route("GET", "/v1/models/{id}", listing.one),
             Route("GET", "/", health.root, open=True, while_draining=True, errors=TGI_ERRORS),

@@ -58,6 +58,8 @@ class ServerSettings:
     """Calls that may read their body and be tokenised at once."""
     max_waiting: int = 1024
     """Calls that may wait for models to be loaded."""
+    max_stored_bytes: int = 64 << 20
+    """For responses that can be continued or looked up (`headrace.api.stored`)."""
     max_stream_buffer: int = 1 << 20
     """Bytes that wait for one slow reader before its stream is ended."""
     stall_timeout: float = 30.0

@@ -276,6 +276,7 @@ def api_settings(config: Config) -> ApiSettings:
         api_key_file=settings.api_key_file,
         share_prefixes=settings.share_prefix_cache,
         request_timeout=settings.request_timeout or None,
+        max_stored_bytes=settings.response_store,
         grace_period=settings.grace_period,
     )
 

@@ -212,6 +212,14 @@ class ServerSettings:
         minimum=0,
         maximum=86_400,
     )
+    response_store: int = knob(
+        64 << 20,
+        "Memory for responses of /v1/responses that can be continued or looked up by their id; a quarter of it for any"
+        " one key. The least recently used go first. 0 keeps none.",
+        size,
+        metavar="SIZE",
+        minimum=0,
+    )
     grace_period: float = knob(
         25.0,
         "How long running requests may finish after SIGTERM. Keep it below the orchestrator's own limit"

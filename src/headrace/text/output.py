@@ -23,7 +23,7 @@ class OutputDelta:
 
     With a `Reader` the text is in ``runs`` instead. ``ended`` says that the answer is over here although no stop string
     came, as for ``stop``: the one call that it may have is complete. ``reasoning_tokens`` counts those of the used
-    tokens that are reasoning, its marks included.
+    tokens that are reasoning, from the one that completes its opening mark to the one that completes its closing mark.
     """
 
     text: str = ""

@@ -140,6 +140,8 @@ class Call:
     """``max_tokens`` may be more than the context has room for: the answer then ends where the context does."""
     context: int | None = None
     """The most tokens of prompt and answer together, where the caller wants fewer than the model has."""
+    repeated: Mapping[str, Any] = field(default_factory=dict)
+    """What the dialect's answer repeats of the body."""
     constraint: Constraint | None = None
     """What the answer's text is held to."""
     watermark: bool = False

@@ -12,6 +12,19 @@ from headrace.wire.shapes import chat_logprobs, completion_logprobs, prompt_logp
 
 
 @dataclass(slots=True)
+class Passage:
+    """A run of text, or of reasoning, that no call and none of the other kind divides."""
+
+    thought: bool
+    fragments: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The whole of it."""
+        return "".join(self.fragments)
+
+
+@dataclass(slots=True)
 class ToolCall:
     """One call of a tool, whole."""
 
@@ -29,9 +42,8 @@ class ToolCall:
 class Choice:
     """One choice, grown delta by delta."""
 
-    texts: list[str] = field(default_factory=list)
-    reasonings: list[str] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
+    blocks: list[Passage | ToolCall] = field(default_factory=list)
+    """In the order in which the model wrote them."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[ShownToken] = field(default_factory=list)
     finish: str | None = None
@@ -41,13 +53,14 @@ class Choice:
 
     def add(self, delta: Delta) -> None:
         """The next delta of this choice."""
-        self.texts.append(delta.text)
         if delta.reasoning:
-            self.reasonings.append(delta.reasoning)
+            self._passage(True).fragments.append(delta.reasoning)
+        if delta.text:
+            self._passage(False).fragments.append(delta.text)
         for call in delta.tool_calls:
-            if call.index == len(self.calls):
-                self.calls.append(ToolCall(call.id, call.name))
-            self.calls[call.index].fragments.append(call.arguments)
+            if call.id:
+                self.blocks.append(ToolCall(call.id, call.name))
+            self.blocks[-1].fragments.append(call.arguments)
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
         if delta.prompt is not None:
@@ -57,15 +70,26 @@ class Choice:
         if delta.finish is not None:
             self.finish, self.stop_reason = delta.finish, delta.stop_reason
 
+    def _passage(self, thought: bool) -> Passage:
+        last = self.blocks[-1] if self.blocks else None
+        if not isinstance(last, Passage) or last.thought != thought:
+            self.blocks.append(last := Passage(thought))
+        return last
+
     @property
     def text(self) -> str:
         """What the model says to people."""
-        return "".join(self.texts)
+        return "".join([b.text for b in self.blocks if isinstance(b, Passage) and not b.thought])
 
     @property
     def reasoning(self) -> str:
-        """What it said to itself before."""
-        return "".join(self.reasonings)
+        """What it says to itself."""
+        return "".join([b.text for b in self.blocks if isinstance(b, Passage) and b.thought])
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """The calls of tools."""
+        return [block for block in self.blocks if isinstance(block, ToolCall)]
 
 
 class Document(Protocol):
@@ -137,8 +161,8 @@ def _chat(index: int, choice: Choice, style: AnswerStyle) -> dict[str, Any]:
 def chat_message(choice: Choice) -> dict[str, Any]:
     """The assistant's message; ``tool_calls`` only where there are some, for clients that take ``[]`` for a call."""
     message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
-    if choice.reasonings:
-        message["reasoning"] = message["reasoning_content"] = choice.reasoning
+    if reasoning := choice.reasoning:
+        message["reasoning"] = message["reasoning_content"] = reasoning
     if choice.calls:
         message["content"] = choice.text or None
         message["tool_calls"] = [

@@ -111,7 +111,7 @@ def generate_document(head: Head, call: Call, choices: list[Choice], usage: Usag
     if call.style.return_token_ids:
         prompt = choice.prompt.token_ids if choice.prompt is not None else None
         ids = [*(prompt or ()), *choice.token_ids]
-    thinking = {"thinking": choice.reasoning} if choice.reasonings else {}
+    thinking = {"thinking": choice.reasoning} if choice.reasoning else {}
     return {**_opening(head, call), "response": choice.text, **thinking, **_closing(choice, ids, usage)}
 
 
@@ -121,7 +121,7 @@ def chat_document(head: Head, call: Call, choices: list[Choice], usage: Usage) -
     calls = [(each, _call_json(index, each)) for index, each in enumerate(choice.calls)]
     text = choice.text + "".join(each.arguments for each, shown in calls if shown is None)
     message: dict[str, Any] = {"role": "assistant", "content": text}
-    if choice.reasonings:
+    if choice.reasoning:
         message["thinking"] = choice.reasoning
     if any(shown is not None for _, shown in calls):
         message["tool_calls"] = [shown for _, shown in calls if shown is not None]

@@ -20,7 +20,7 @@ from headrace.wire.tools import parse_tool_choice, parse_tools
 COMPLETION_DEFAULT_MAX_TOKENS = 16
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _SALT = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
-_INT32 = sampling.INT32
+INT32 = sampling.INT32
 
 _COMMON = sampling.FIELDS | constraints.FIELDS | {
     "model", "n", "best_of", "stream", "stream_options", "logprobs", "priority", "cache_salt", "echo",
@@ -107,7 +107,7 @@ def _call(
         model=fields.text("model", limits.max_name_chars),
         n=n,
         bad_words=fields.texts("bad_words", limits.max_bad_words, limits.max_stop_chars),
-        priority=fields.integer("priority", -_INT32, _INT32) or 0,
+        priority=fields.integer("priority", -INT32, INT32) or 0,
         cache_salt=cache_salt(fields),
         timeout=fields.number("timeout", 0, limits.max_timeout, above=True),
         constraint=constraints.parse_constraint(fields, limits),

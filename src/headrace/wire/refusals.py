@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from headrace.errors import InvalidRequest, Unsupported
@@ -78,8 +79,10 @@ def _asks_for_nothing(value: object, neutral: tuple[Any, ...]) -> bool:
     return any(type(value) is type(candidate) and value == candidate for candidate in neutral)
 
 
-def refuse_unhonoured(body: Mapping[str, Any], honoured: Collection[str]) -> None:
-    """Check that every field of ``body`` is honoured, neutral or a hint.
+def refuse_unhonoured(
+    body: Mapping[str, Any], honoured: Collection[str], more: Mapping[str, Refusal] = MappingProxyType({})
+) -> None:
+    """Check that every field of ``body`` is honoured, neutral or a hint. ``more`` are refusals of one route alone.
 
     Raises:
         Unsupported: a known field asks for something that is not done.
@@ -88,8 +91,8 @@ def refuse_unhonoured(body: Mapping[str, Any], honoured: Collection[str]) -> Non
     for name, value in body.items():
         if name in honoured or value is None:
             continue
-        if name in NOT_HONOURED:
-            refusal = NOT_HONOURED[name]
+        if name in NOT_HONOURED or name in more:
+            refusal = more.get(name) or NOT_HONOURED[name]
             if not _asks_for_nothing(value, refusal.neutral):
                 raise Unsupported(f"{name} is not supported with this value: {refusal.reason}", name)
         elif name in HINTS:

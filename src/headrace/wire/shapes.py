@@ -39,6 +39,11 @@ def chat_logprobs(tokens: Sequence[ShownToken], as_ids: bool) -> dict[str, Any]:
     }
 
 
+def token_json(token: ShownToken) -> dict[str, Any]:
+    """One token with its alternatives, as chats and responses have it."""
+    return {**_entry(token, False), "top_logprobs": [_entry(other, False) for other in token.top]}
+
+
 def prompt_logprobs(part: PromptPart | None) -> list[dict[str, Any] | None] | None:
     """vLLM's shape: for each prompt token null (the first) or a map from token id to what is known of it."""
     if part is None or part.logprobs is None:
