@@ -13,7 +13,8 @@ MESSAGES = [{"role": "user", "content": "a"}]
 
 @dataclass(frozen=True)
 class Example:
-    """``body`` None: the route reads none. ``status`` is what a good key gets: 403 where the server has it off."""
+    """``body`` None: the route reads none. ``status`` is what a good key gets: 403 where the server has it off,
+    404 where ``tiny`` is nothing."""
 
     body: dict[str, Any] | None = None
     status: int = 200
@@ -29,6 +30,10 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("POST", "/v1/chat/completions"): Example({"messages": MESSAGES, "max_tokens": 2}),
     ("POST", "/v1/completions"): Example({"prompt": "a", "max_tokens": 2}),
     ("POST", "/v1/embeddings"): Example({"input": "a"}),
+    ("POST", "/v1/responses"): Example({"input": "a", "max_output_tokens": 2}),
+    ("GET", "/v1/responses/{id}"): Example(status=404),
+    ("POST", "/v1/responses/{id}"): Example(status=404),
+    ("DELETE", "/v1/responses/{id}"): Example(status=404),
     ("GET", "/v1/models"): GET,
     ("GET", "/v1/models/{id}"): GET,
     # ours
