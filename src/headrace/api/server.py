@@ -111,7 +111,8 @@ def serve(app: App, sock: socket.socket, on_started: Callable[[], None] | None =
         # Long texts are tokenised there: two at a time, so that many take neither all processors nor much memory.
         loop.set_default_executor(ThreadPoolExecutor(2, "headrace-text"))
         loop.add_signal_handler(signal.SIGTERM, serving.stop, app.settings.lame_duck)
-        loop.add_signal_handler(signal.SIGHUP, app.keys.refresh)
+        if app.settings.api_key_file is not None:  # else a closed terminal ends the server, as ever
+            loop.add_signal_handler(signal.SIGHUP, app.keys.refresh)
         loop.add_signal_handler(signal.SIGINT, serving.stop, 0.0)
         await serving.run(on_started)
 
