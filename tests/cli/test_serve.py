@@ -31,6 +31,17 @@ def test_a_model_that_is_broken(tmp_path: Path) -> None:
     assert str(file) in result.err
 
 
+def test_a_chat_template_that_does_not_compile_ends_the_server(model: Path, tmp_path: Path) -> None:
+    content = model.read_bytes()
+    assert b"{% endfor %}" in content
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(content.replace(b"{% endfor %}", b"{% endfoo %}", 1))
+    words = [sys.executable, "-m", "headrace", "serve", str(broken), "--port", "0"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "headrace: chat template 'default'" in done.stderr.splitlines()[-1]
+
+
 def test_a_taken_port_is_found_before_the_model_is_loaded() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
