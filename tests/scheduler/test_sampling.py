@@ -106,3 +106,14 @@ def test_seeds() -> None:
     assert len(set(seeds)) == 100
     assert all(0 <= seed < 2**64 for seed in seeds)
     assert derive_seed(7, 1) != derive_seed(8, 1)
+
+
+def test_penalties_look_at_a_window() -> None:
+    """What is left of the prompt in the window is still the prompt."""
+    output = array("i", [*TOKENS, 4, 5])
+    whole = rule(repetition_penalty=2.0).at(output)
+    assert (list(whole.history), whole.prompt_length) == ([1, 2, 3, 4, 5], 3)
+    some = rule(repetition_penalty=2.0, penalty_window=3).at(output)
+    assert (list(some.history), some.prompt_length, some.position) == ([3, 4, 5], 1, 5)
+    late = rule(repetition_penalty=2.0, penalty_window=2).at(output)
+    assert (list(late.history), late.prompt_length) == ([4, 5], 0)

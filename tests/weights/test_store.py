@@ -276,3 +276,26 @@ def test_not_pulled_when_told_not_to(tmp_path: Path, site: Site) -> None:
     with pytest.raises(DownloadError, match="headrace pull tiny"):
         store(tmp_path, site).resolve("tiny", pull=False)
     assert site.requests == []
+
+
+def test_a_copy_is_a_second_name_for_the_same_files(tmp_path: Path) -> None:
+    cache = Store(tmp_path, catalogue={"tiny": MODEL})
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.gguf").write_bytes(b"weights")
+    folder = tmp_path / "hub" / "org" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    for source in ("tiny", "org/model"):
+        copied = cache.copy(source, f"mine-{source.partition('/')[0]}")
+        assert cache.resolve(copied.name, pull=False) == copied.path
+        assert cache.find(copied.name.upper()) == copied
+    linked = (tmp_path / "models" / "mine-tiny.gguf").stat()
+    assert linked.st_ino == (tmp_path / "models" / "tiny.gguf").stat().st_ino
+    cache.remove("tiny")
+    assert (tmp_path / "models" / "mine-tiny.gguf").read_bytes() == b"weights"
+    cache.remove("mine-org")
+    assert [model.name for model in cache.list()] == ["mine-tiny", "org/model"]
+    for name in ("../x", "a/b", "", ".x", "x.gguf", "mine-tiny", "TINY", "x" * 129):
+        with pytest.raises(ModelError, match=r"no name for a copy|name of another model"):
+            cache.copy("mine-tiny", name)
+    assert not list((tmp_path / "downloads").iterdir())

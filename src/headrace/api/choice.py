@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import secrets
+from collections.abc import Iterator
 
 from headrace.api.ports import Words
 from headrace.text.formats.calls import Run
@@ -40,6 +41,7 @@ class Choice:
         self.tokens = 0
         self.reasoning_tokens = 0
         self._words = words
+        self._special = words.special_ids
         self._sampling = sampling
         self._style = style
         self._prompt = prompt
@@ -121,13 +123,14 @@ class Choice:
 
     def _shown(self, known: TokenLogprobs, offset: int) -> ShownToken:
         data = self._words.token_bytes(known.token)
-        top = tuple(
-            Alternative(token, _name(other), other, logprob, rank, token in self._words.special_ids)
-            for rank, (token, logprob) in enumerate(known.top, start=1)
-            for other in (self._words.token_bytes(token),)
-        )
-        special = known.token in self._words.special_ids
+        special = known.token in self._special
+        top = tuple(self._alternatives(known)) if known.top else ()
         return ShownToken(known.token, _name(data), data, offset, known.logprob, known.rank, top, special)
+
+    def _alternatives(self, known: TokenLogprobs) -> Iterator[Alternative]:
+        for rank, (token, logprob) in enumerate(known.top, start=1):
+            data = self._words.token_bytes(token)
+            yield Alternative(token, _name(data), data, logprob, rank, token in self._special)
 
 
 class VectorChoice:

@@ -15,7 +15,9 @@ WEATHER: dict = {
 }
 
 MODEL = client.models.list().data[0].id
-answer = client.messages.create(model=MODEL, max_tokens=16, temperature=0, messages=QUESTION, system="You are terse.")
+answer = client.messages.create(
+    model=MODEL, max_tokens=16, extra_body={"temperature": 0}, messages=QUESTION, system="You are terse."
+)
 assert answer.role == "assistant", answer
 assert "Paris" in answer.content[0].text, answer
 assert answer.stop_reason in ("end_turn", "max_tokens"), answer
@@ -23,7 +25,11 @@ assert answer.usage.input_tokens > 10 and answer.usage.output_tokens > 0, answer
 
 blocks = [{"role": "user", "content": [{"type": "text", "text": QUESTION[0]["content"]}]}]
 with client.messages.stream(
-    model=MODEL, max_tokens=16, temperature=0, messages=blocks, system=[{"type": "text", "text": "You are terse."}]
+    model=MODEL,
+    max_tokens=16,
+    extra_body={"temperature": 0},
+    messages=blocks,
+    system=[{"type": "text", "text": "You are terse."}],
 ) as stream:
     text = "".join(stream.text_stream)
     final = stream.get_final_message()
@@ -33,7 +39,7 @@ assert final.usage.output_tokens == answer.usage.output_tokens, final.usage
 cut = client.messages.create(
     model=MODEL,
     max_tokens=64,
-    temperature=0,
+    extra_body={"temperature": 0},
     stop_sequences=["5"],
     messages=[{"role": "user", "content": "Count: 1 2 3 4 5 6"}],
 )
@@ -43,14 +49,14 @@ count = client.messages.count_tokens(model=MODEL, messages=QUESTION, system="You
 assert count.input_tokens == answer.usage.input_tokens, (count, answer.usage)
 
 forced = client.messages.create(
-    model=MODEL, max_tokens=100, temperature=0, tools=[WEATHER], tool_choice={"type": "any"},
+    model=MODEL, max_tokens=100, extra_body={"temperature": 0}, tools=[WEATHER], tool_choice={"type": "any"},
     messages=[{"role": "user", "content": "What is the weather in Paris?"}],
 )  # fmt: skip
 used = [block for block in forced.content if block.type == "tool_use"]
 assert forced.stop_reason == "tool_use" and used, forced
 assert used[0].name == "get_weather" and isinstance(used[0].input["city"], str), used
 with client.messages.stream(
-    model=MODEL, max_tokens=100, temperature=0, tools=[WEATHER], tool_choice={"type": "tool", "name": "get_weather"},
+    model=MODEL, max_tokens=100, extra_body={"temperature": 0}, tools=[WEATHER], tool_choice={"type": "tool", "name": "get_weather"},
     messages=[{"role": "user", "content": "What is the weather in Paris?"}],
 ) as stream:  # fmt: skip
     streamed = stream.get_final_message()
@@ -69,7 +75,7 @@ assert told.content, told
 for wrong, error in (
     ({"model": "no-such-model"}, anthropic.NotFoundError),
     ({"max_tokens": 0}, anthropic.BadRequestError),
-    ({"temperature": 9}, anthropic.BadRequestError),
+    ({"extra_body": {"temperature": 9}}, anthropic.BadRequestError),
 ):
     try:
         client.messages.create(**{"model": MODEL, "max_tokens": 5, "messages": QUESTION, **wrong})
