@@ -56,7 +56,8 @@ used = [block for block in forced.content if block.type == "tool_use"]
 assert forced.stop_reason == "tool_use" and used, forced
 assert used[0].name == "get_weather" and isinstance(used[0].input["city"], str), used
 with client.messages.stream(
-    model=MODEL, max_tokens=100, extra_body={"temperature": 0}, tools=[WEATHER], tool_choice={"type": "tool", "name": "get_weather"},
+    model=MODEL, max_tokens=100, extra_body={"temperature": 0}, tools=[WEATHER],
+    tool_choice={"type": "tool", "name": "get_weather"},
     messages=[{"role": "user", "content": "What is the weather in Paris?"}],
 ) as stream:  # fmt: skip
     streamed = stream.get_final_message()
