@@ -2,6 +2,8 @@
 
     python -m benchmarks.quality MODEL [--variants float32,bfloat16,int8,int4] [--also NAME=FILE.gguf ...]
 
+"x int16" and "x int8" multiply the weights by integers (`--activations`), the others by floats.
+
 MODEL is a float model that headrace opens; of a quantised one, the weights as stored are compared with the same weights
 expanded to float32, which shows what computing with them costs and not what storing them did.
 
@@ -53,11 +55,12 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One precision: what the backend computes in, and how weights, keys and values are stored."""
+    """One precision: what the backend computes in, how weights, keys and values are stored, and what multiplies weights."""
 
     dtype: str
     scheme: str | None = None
     kv_dtype: str = "auto"
+    activations: str = "float"
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -66,6 +69,11 @@ VARIANTS: Mapping[str, Variant] = {
     **{name: Variant("bfloat16", name) for name in ("int8", "int4", "q4_0", "q4_1")},
     "bfloat16+kv8": Variant("bfloat16", kv_dtype="int8"),
     "int8+kv8": Variant("bfloat16", "int8", "int8"),
+    **{
+        f"{name} x {activations}": Variant("bfloat16", name, activations=activations)
+        for name in ("int8", "int4")
+        for activations in ("int16", "int8")
+    },
 }
 """The first is what the others are compared with; kv8: keys and values in 8 bits. K types come from files: --also."""
 
@@ -134,10 +142,23 @@ def in_precision(checkpoint: Checkpoint, variant: Variant) -> Checkpoint:
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
-def read(checkpoint: Checkpoint, dtype: str, texts: Mapping[str, list[int]], kv_dtype: str = "auto") -> Reading:
+def read(
+    checkpoint: Checkpoint,
+    dtype: str,
+    texts: Mapping[str, list[int]],
+    kv_dtype: str = "auto",
+    activations: str = "float",
+) -> Reading:
     """Load the model, read every text, generate a little."""
     longest = max(map(len, texts.values())) + DECODED
-    backend = load(checkpoint, dtype=dtype, max_model_len=longest, max_batch_tokens=CHUNK, kv_dtype=kv_dtype)
+    backend = load(
+        checkpoint,
+        dtype=dtype,
+        max_model_len=longest,
+        max_batch_tokens=CHUNK,
+        kv_dtype=kv_dtype,
+        activations=activations,
+    )
     try:
         blocks = list(range(-(-longest // BLOCK_SIZE)))
         backend.allocate_kv(len(blocks))
@@ -234,7 +255,9 @@ def measure(model: Path, variants: Sequence[str], also: Mapping[str, Path]) -> l
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         variant = VARIANTS[name]
-        lines.append(compared(name, read(in_precision(source, variant), variant.dtype, texts, variant.kv_dtype), base))
+        stored = in_precision(source, variant)
+        reading = read(stored, variant.dtype, texts, variant.kv_dtype, variant.activations)
+        lines.append(compared(name, reading, base))
     for name, path in also.items():
         print(f"{name} ...", file=sys.stderr, flush=True)
         lines.append(compared(name, read(open_checkpoint(path), "bfloat16", texts), base))
@@ -245,10 +268,14 @@ def _as_stored(checkpoint: Checkpoint, texts: Mapping[str, list[int]]) -> list[d
     floats = {name: dequantize(tensor) for name, tensor in checkpoint.tensors.items()}
     expanded = {name: Tensor(DType.F32, x.shape, memoryview(x.tobytes())) for name, x in floats.items()}
     base = read(dataclasses.replace(checkpoint, tensors=expanded), "float32", texts)
-    kinds = sorted({str(t.dtype) for t in checkpoint.tensors.values() if len(t.shape) == 2})
+    kinds = "+".join(sorted({str(t.dtype) for t in checkpoint.tensors.values() if len(t.shape) == 2}))
     return [
         compared("expanded, float32", base, base),
-        compared("+".join(kinds), read(checkpoint, "bfloat16", texts), base),
+        compared(kinds, read(checkpoint, "bfloat16", texts), base),
+        *(
+            compared(f"{kinds} x {name}", read(checkpoint, "bfloat16", texts, activations=name), base)
+            for name in ("int16", "int8")
+        ),
     ]
 
 

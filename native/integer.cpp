@@ -84,14 +84,39 @@ INLINE bool read_group(const uint8_t* row, long index, Group& g) {
   return std::isfinite(d) && (!f.minimum || std::isfinite(m));
 }
 
-// A four of k in a tile's nibbles (integer.h).
+// Where a weight is in a tile's nibbles (integer.h).
 INLINE int nibble_shift(int four, int n) { return 12 - 8 * (four % 2) - 4 * (n % 4 / 2); }
 INLINE int nibble_word(int four, int n, int k) { return four / 2 * 32 + n / 4 * 8 + n % 2 * 4 + k % 4; }
 
+// The low halves of words: bytes 0 to 3, then zeros between them.
+INLINE uint64_t spread(uint64_t x) {
+  x = (x | x << 16) & 0x0000ffff0000ffff;
+  return (x | x << 8) & 0x00ff00ff00ff00ff;
+}
+
+// 64 k of 16 columns, 4 bits in a byte, to a tile.
+INLINE void place_nibbles(const uint8_t* quants, long stride, uint8_t* tile) {
+  for (int pair = 0; pair < 8; ++pair)
+    for (int n = 0; n < kTileN; n = n % 4 == 1 ? n + 3 : n + 1) {
+      uint64_t a, b;
+      memcpy(&a, quants + n * stride + pair * 8, sizeof a);
+      memcpy(&b, quants + (n + 2) * stride + pair * 8, sizeof b);
+      const uint64_t both = a << 4 | b, words = spread(both & 0xffffffff) << 8 | spread(both >> 32);
+      memcpy(tile + 2 * nibble_word(2 * pair, n, 0), &words, sizeof words);
+    }
+}
+
+INLINE int32_t sum_of(const uint8_t* quants, int scale, int middle) {
+  int32_t sum = 0;
+  for (int j = 0; j < 32; ++j) sum += std::clamp((((quants[j] - 8) * scale + 4) >> 3) + middle, -128, 127);
+  return sum;
+}
+
 template <bool (*read)(const uint8_t*, long, Group&)>
-bool pack_nibbles(int format, const uint8_t* const* rows, long columns, int tiles, uint8_t* strip) {
-  const long groups = columns / 32, tile_bytes = integer_tile_bytes(format);
+WIDE bool pack_nibbles(int format, const uint8_t* const* rows, long columns, int tiles, uint8_t* strip) {
+  const long groups = columns / 32, tile_bytes = integer_tile_bytes(format), k = static_cast<long>(tiles) * kByteK;
   std::vector<Group> column(groups);
+  std::vector<uint8_t> quants(kTileN * k);
   memset(strip, 0, integer_strip_bytes(format, tiles));
   End end = {};
   for (int n = 0; n < kTileN; ++n) {
@@ -104,19 +129,16 @@ bool pack_nibbles(int format, const uint8_t* const* rows, long columns, int tile
     end.unit[n] = most / kMost;
     const float inverse = most > 1e-30f ? kMost / most : 0.0f;
     for (long g = 0; g < groups; ++g) {
-      uint8_t* tile = strip + g / 2 * tile_bytes;
+      uint8_t* tile = strip + g / 2 * tile_bytes + g % 2 * kTileN + n;
       const int scale = static_cast<int>(std::lrint(8.0f * column[g].scale * inverse));
       const int middle = static_cast<int>(std::lrint(column[g].middle * inverse));
-      tile[512 + g % 2 * kTileN + n] = static_cast<uint8_t>(scale);
-      if (format == kNibblesPlus) tile[544 + g % 2 * kTileN + n] = static_cast<uint8_t>(middle);
-      for (int j = 0; j < 32; ++j) {
-        const int four = static_cast<int>(g % 2) * 8 + j / 4, q = column[g].quants[j] - 8;
-        uint8_t* word = tile + 2 * nibble_word(four, n, j);
-        store_u16(word, static_cast<uint16_t>(load_u16(word) | (q & 15) << nibble_shift(four, n)));
-        end.sum[n] += std::clamp(((q * scale + 4) >> 3) + middle, -128, 127);
-      }
+      tile[512] = static_cast<uint8_t>(scale);
+      if (format == kNibblesPlus) tile[544] = static_cast<uint8_t>(middle);
+      end.sum[n] += sum_of(column[g].quants, scale, middle);
+      for (int j = 0; j < 32; ++j) quants[n * k + g * 32 + j] = column[g].quants[j] ^ 8;  // two's complement
     }
   }
+  for (int t = 0; t < tiles; ++t) place_nibbles(quants.data() + t * kByteK, k, strip + t * tile_bytes);
   memcpy(strip + integer_end(format, tiles), &end, sizeof end);
   return true;
 }
