@@ -20,13 +20,20 @@ static inline void zero_sums() {
 }
 
 // One tile of k: both tiles of A (x, y; y null: one) by both halves of the panel.
+// Of many rows, A only passes through the first-level cache, where the panel stays.
 static inline __attribute__((always_inline)) void multiply_bytes(const char* x, const char* y, const char* left,
-                                                                 const char* right) {
-  _tile_loadd(4, x, 64);
+                                                                 const char* right, bool passing = false) {
+  if (passing)
+    _tile_stream_loadd(4, x, 64);
+  else
+    _tile_loadd(4, x, 64);
   _tile_loadd(6, left, 64);
   _tile_dpbssd(0, 4, 6);
   if (y) {
-    _tile_loadd(5, y, 64);
+    if (passing)
+      _tile_stream_loadd(5, y, 64);
+    else
+      _tile_loadd(5, y, 64);
     _tile_dpbssd(2, 5, 6);
   }
   _tile_loadd(7, right, 64);
@@ -71,7 +78,12 @@ static void gemm_bytes(const void* a, int rows, int planes, const Strip* strips,
     const long y = two ? (planes == 2 ? plane : group) : 0;
     zero_sums();
     const char* tile = x + 64;
-    if (two)
+    if (rows > 16)
+      for (int t = 0; t < tiles; t++, tile += kByteTile, left += kByteTile, right += kByteTile) {
+        for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+        multiply_bytes(tile, tile + y, left, right, true);
+      }
+    else if (two)
       for (int t = 0; t < tiles; t++, tile += kByteTile, left += kByteTile, right += kByteTile) {
         for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
         multiply_bytes(tile, tile + y, left, right);
