@@ -55,7 +55,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One precision: what the backend computes in, how weights, keys and values are stored, and what multiplies weights."""
+    """One precision: what it computes in, how weights, keys and values are stored, and what multiplies weights."""
 
     dtype: str
     scheme: str | None = None
