@@ -13,6 +13,7 @@ from headrace.api.hosting import Models
 from headrace.api.lifecycle import Lifecycle
 from headrace.api.models import ModelRoutes
 from headrace.api.ollama import ollama_routes
+from headrace.api.openapi import OpenApi
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
 from headrace.api.responses import response_routes
 from headrace.api.routes import Route, error_shapes, exchanges, finder, route
@@ -62,6 +63,7 @@ class App:
             *ollama_routes(models, self.settings, shelf),
             *AdminRoutes(models, self.settings, with_keys=self.keys.asked_for).routes,
             *anthropic_routes(models, self.settings),
+            Route("GET", "/openapi.json", OpenApi(lambda: self.routes)),
         )
 
     def _wrap(self, app: ASGIApp, recorder: Recorder) -> ASGIApp:

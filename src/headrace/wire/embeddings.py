@@ -26,9 +26,9 @@ from headrace.wire.sampling import INT32
 
 _NONE = SamplingParams(max_tokens=0)
 _COMMON = frozenset({"model", "add_special_tokens", "priority", "cache_salt", "timeout"})
-_EMBED = _COMMON | {"input", "encoding_format", "dimensions"}
-_SCORE = _COMMON | {"text_1", "text_2", "queries", "documents", "items"}
-_RERANK = _COMMON | {"query", "documents", "top_n", "return_documents"}
+EMBED_FIELDS = _COMMON | {"input", "encoding_format", "dimensions"}
+SCORE_FIELDS = _COMMON | {"text_1", "text_2", "queries", "documents", "items"}
+RERANK_FIELDS = _COMMON | {"query", "documents", "top_n", "return_documents"}
 _MAX_DIMENSIONS = 1 << 20
 
 
@@ -61,7 +61,7 @@ def parse_embeddings(body: Mapping[str, Any], limits: Limits, defaults: Mapping[
     Raises:
         InvalidRequest, Unsupported: naming the field, the limit and the fix.
     """
-    refuse_unhonoured(body, _EMBED)
+    refuse_unhonoured(body, EMBED_FIELDS)
     fields = Fields(body)
     encoding = fields.text("encoding_format", limits.max_name_chars) or "float"
     if encoding not in ("float", "base64"):
@@ -78,7 +78,7 @@ def parse_score(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, 
     Raises:
         InvalidRequest, Unsupported: naming the field, the limit and the fix.
     """
-    refuse_unhonoured(body, _SCORE)
+    refuse_unhonoured(body, SCORE_FIELDS)
     fields = Fields(body)
     names = ("text_1", "text_2") if "text_1" in body or "text_2" in body else ("queries", "documents")
     if names[1] == "documents" and "documents" not in body:
@@ -100,7 +100,7 @@ def parse_rerank(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str,
     Raises:
         InvalidRequest, Unsupported: naming the field, the limit and the fix.
     """
-    refuse_unhonoured(body, _RERANK)
+    refuse_unhonoured(body, RERANK_FIELDS)
     fields = Fields(body)
     query = check_text(fields.raw("query"), "query")
     documents = _texts(fields, "documents", limits)

@@ -11,8 +11,8 @@ from headrace.wire.limits import Limits
 from headrace.wire.openai_requests import parse_chat
 from headrace.wire.refusals import refuse_unhonoured
 
-_TEXT = frozenset({"model", "prompt", "add_special_tokens", "return_token_strs"})
-_IDS = frozenset({"model", "tokens"})
+TOKENIZE_FIELDS = frozenset({"model", "prompt", "add_special_tokens", "return_token_strs"})
+DETOKENIZE_FIELDS = frozenset({"model", "tokens"})
 
 
 def parse_tokenize(body: Mapping[str, Any], limits: Limits) -> tuple[Prompts | Conversation, bool]:
@@ -28,7 +28,7 @@ def parse_tokenize(body: Mapping[str, Any], limits: Limits) -> tuple[Prompts | C
     if "messages" in body:
         chat = {name: value for name, value in body.items() if name != "return_token_strs"}
         return parse_chat(chat, limits, {}).content, strings
-    refuse_unhonoured(body, _TEXT)
+    refuse_unhonoured(body, TOKENIZE_FIELDS)
     text = check_text(fields.raw("prompt"), "prompt")
     return Prompts((text,), fields.boolean("add_special_tokens", True)), strings
 
@@ -39,7 +39,7 @@ def parse_detokenize(body: Mapping[str, Any], limits: Limits) -> tuple[int, ...]
     Raises:
         InvalidRequest: naming the field, the limit and the fix.
     """
-    refuse_unhonoured(body, _IDS)
+    refuse_unhonoured(body, DETOKENIZE_FIELDS)
     fields = Fields(body)
     ids = fields.token_ids("tokens", limits.max_model_len, limits.vocab_size)
     if ids is None:

@@ -1,0 +1,131 @@
+"""The bodies of TGI's and Ollama's routes as schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace.wire.limits import Limits
+from headrace.wire.ollama_requests import EFFORTS
+from headrace.wire.openapi.openai_bodies import BODIES as OPENAI_BODIES
+from headrace.wire.openapi.parts import (
+    ANY_OBJECT,
+    INT32,
+    TRUE_OR_FALSE,
+    Schema,
+    answer,
+    either,
+    fields,
+    integer,
+    items,
+    number,
+    one_of_words,
+    or_null,
+    text,
+)
+from headrace.wire.sampling import SEED_MAX
+from headrace.wire.tgi_requests import PARAMETERS
+
+_LIMITS = Limits(max_model_len=1, vocab_size=1)
+_STOP = text(least=1, most=_LIMITS.max_stop_chars)
+_TGI: Mapping[str, Schema] = {
+    "best_of": integer(1, _LIMITS.max_n),
+    "temperature": number(0, 100, above=True),
+    "repetition_penalty": number(0.01, 10),
+    "frequency_penalty": number(-2, 2),
+    "top_k": integer(1, INT32),
+    "top_p": number(0, 1, above=True),
+    "typical_p": {"enum": [1, 1.0], "description": "other values are refused: use top_p"},
+    "do_sample": TRUE_OR_FALSE,
+    "max_new_tokens": integer(1),
+    "return_full_text": TRUE_OR_FALSE,
+    "stop": items(_STOP, most=_LIMITS.max_stop),
+    "truncate": integer(1),
+    "watermark": TRUE_OR_FALSE,
+    "details": TRUE_OR_FALSE,
+    "decoder_input_details": TRUE_OR_FALSE,
+    "seed": integer(0, SEED_MAX),
+    "top_n_tokens": integer(0, _LIMITS.max_logprobs),
+    "grammar": answer({"type": one_of_words("json", "json_object", "json_schema", "regex"), "value": {}}),
+    "adapter_id": {"type": "null"},
+}
+_PARAMETERS = fields({name: _TGI[name] for name in sorted(PARAMETERS)})
+_MODEL = text(most=_LIMITS.max_name_chars)
+_KEEP = either({"type": "number"}, text(most=64))
+_OPTIONS: Schema = {
+    "type": "object",
+    "description": "Ollama's options; each is honoured, or refused by name",
+    "properties": {
+        "num_predict": or_null(integer(-2, INT32)),
+        "num_ctx": or_null(integer(0, INT32)),
+        "seed": or_null(integer(-1, SEED_MAX)),
+        "stop": or_null(either(_STOP, items(_STOP, most=_LIMITS.max_stop))),
+        "temperature": or_null(number(0, 100)),
+        "top_k": or_null(integer(-1, INT32)),
+        "top_p": or_null(number(0, 1)),
+        "min_p": or_null(number(0, 1)),
+        "repeat_last_n": or_null(integer(-1, INT32)),
+        "repeat_penalty": or_null(number(0.01, 10)),
+        "presence_penalty": or_null(number(-2, 2)),
+        "frequency_penalty": or_null(number(-2, 2)),
+    },
+}
+_OLLAMA: Mapping[str, Schema] = {
+    "model": _MODEL,
+    "options": _OPTIONS,
+    "keep_alive": _KEEP,
+    "stream": TRUE_OR_FALSE,
+    "format": either(text(), ANY_OBJECT),
+    "think": either(TRUE_OR_FALSE, one_of_words(*EFFORTS)),
+    "logprobs": TRUE_OR_FALSE,
+    "top_logprobs": integer(0, _LIMITS.max_logprobs),
+    "truncate": {"enum": [False], "description": "nothing is ever cut"},
+    "shift": {"enum": [False], "description": "nothing is ever cut"},
+}
+
+
+def _open(schemas: Mapping[str, Schema], *required: str) -> Schema:
+    """A body whose other fields are refused with their reason, which the page of the dialect lists."""
+    return {**fields(schemas, required), "additionalProperties": True}
+
+
+_NAMED = _open({"model": _MODEL, "name": _MODEL})
+BODIES: Mapping[str, Schema] = {
+    "TgiGenerate": fields({"inputs": text(), "parameters": _PARAMETERS, "stream": TRUE_OR_FALSE}, ("inputs",)),
+    "TgiChat": OPENAI_BODIES["Chat"],
+    "OllamaGenerate": _open(
+        {
+            **_OLLAMA,
+            "prompt": text(),
+            "system": text(),
+            "raw": TRUE_OR_FALSE,
+            "context": items(integer(0)),
+            "images": items({}, most=0),
+        },
+        "model",
+    ),
+    "OllamaChat": _open({**_OLLAMA, "messages": items(ANY_OBJECT), "tools": items(ANY_OBJECT)}, "model"),
+    "OllamaEmbed": fields(
+        {
+            "model": _MODEL,
+            "options": _OPTIONS,
+            "keep_alive": _KEEP,
+            "input": either(text(), items(text(), most=_LIMITS.max_prompts)),
+            "truncate": TRUE_OR_FALSE,
+            "dimensions": integer(1),
+        },
+        ("model",),
+    ),
+    "OllamaEmbeddings": fields(
+        {"model": _MODEL, "options": _OPTIONS, "keep_alive": _KEEP, "prompt": text()}, ("model",)
+    ),
+    "OllamaName": _NAMED,
+    "OllamaCopy": _open({"source": _MODEL, "destination": _MODEL}),
+}
+ANSWERS: Mapping[str, Schema] = {
+    "TgiAnswer": either(answer({"generated_text": text()}), items(answer({"generated_text": text()}))),
+    "TgiError": answer({"error": text(), "error_type": text()}),
+    "OllamaGenerateAnswer": answer({"model": text(), "created_at": text(), "response": text(), "done": TRUE_OR_FALSE}),
+    "OllamaChatAnswer": answer({"model": text(), "created_at": text(), "message": ANY_OBJECT, "done": TRUE_OR_FALSE}),
+    "OllamaEmbedAnswer": answer({"embeddings": items(items({"type": "number"}))}),
+    "OllamaError": answer({"error": text()}),
+}
