@@ -42,6 +42,7 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("GET", "/health/live"): GET,
     ("GET", "/health/ready"): GET,
     ("GET", "/metrics"): GET,
+    ("GET", "/openapi.json"): GET,
     ("GET", "/admin/models"): GET,
     ("POST", "/admin/models/{id}"): Example({"action": "load"}),
     # TGI

@@ -1,4 +1,4 @@
-"""The bodies of TGI's and Ollama's routes as schemas."""
+"""The bodies of TGI's, Ollama's and the admin's routes as schemas."""
 
 from __future__ import annotations
 
@@ -119,6 +119,7 @@ BODIES: Mapping[str, Schema] = {
         {"model": _MODEL, "options": _OPTIONS, "keep_alive": _KEEP, "prompt": text()}, ("model",)
     ),
     "OllamaName": _NAMED,
+    "AdminAction": fields({"action": one_of_words("load", "unload", "reload")}, ("action",)),
     "OllamaCopy": _open({"source": _MODEL, "destination": _MODEL}),
 }
 ANSWERS: Mapping[str, Schema] = {
