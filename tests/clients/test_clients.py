@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.api.conftest import Start, start  # noqa: F401  # a fixture
+from tests.api.fakes import FakeEngine
 from tests.clients.environments import Client, command
 from tests.e2e.server import ServerProcess, serve
 
@@ -39,3 +41,12 @@ def test_a_client_gets_through_its_flow(client: Client, locked: ServerProcess) -
     assert done.returncode == 0, f"{done.stdout[-3000:]}{done.stderr[-6000:]}"
     assert done.stdout.endswith("done\n"), done.stdout[-3000:]
     assert KEY not in locked.output()
+
+
+@pytest.mark.timeout(900)
+def test_the_openapi_document_tells_the_truth(start: Start) -> None:  # noqa: F811
+    """On an engine that answers at once: what is tested is everything before and after it."""
+    client = Client("schemathesis_flow", ("schemathesis>=4,<5",))
+    url = start(FakeEngine(pace=0.0005)).url
+    done = subprocess.run([*command(client), url], capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, f"{done.stdout[-6000:]}{done.stderr[-3000:]}"

@@ -63,7 +63,7 @@ class App:
             *ollama_routes(models, self.settings, shelf),
             *AdminRoutes(models, self.settings, with_keys=self.keys.asked_for).routes,
             *anthropic_routes(models, self.settings),
-            Route("GET", "/openapi.json", OpenApi(lambda: self.routes)),
+            Route("GET", "/openapi.json", OpenApi(lambda: self.routes, models)),
         )
 
     def _wrap(self, app: ASGIApp, recorder: Recorder) -> ASGIApp:

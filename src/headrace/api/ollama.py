@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headrace.access import Scope as Access
@@ -17,8 +17,12 @@ from headrace.api.settings import ServerSettings
 from headrace.api.shelf import Shelf
 from headrace.wire import ollama
 from headrace.wire.dialects import Dialect
+from headrace.wire.limits import Limits
 from headrace.wire.ollama_embeddings import EMBED, EMBEDDINGS, empty_embed, empty_older
 from headrace.wire.ollama_requests import asked_model, keep_alive
+
+_ANY_MODEL = Limits(max_model_len=1 << 31, vocab_size=1 << 31)
+"""What a model allows whose limits are not known, because it is not in memory."""
 
 
 class TextRoute:
@@ -39,6 +43,7 @@ class TextRoute:
         self._settings = settings
         self._prompt = prompt
         self._empty = empty
+        self._dialect = dialect
         self._answerer = Answerer(dialect, models, settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,10 +63,12 @@ class TextRoute:
             finally:
                 self._keep(model, stay)
         else:
-            await self._load(model, stay, send)
+            await self._load(body, model, stay, send)
 
-    async def _load(self, model: str, stay: float | None, send: Send) -> None:
+    async def _load(self, body: Mapping[str, Any], model: str, stay: float | None, send: Send) -> None:
         self._models.find(model)
+        stand_in = [{"role": "user", "content": "."}] if self._prompt == "messages" else "."
+        self._dialect.parse({**body, self._prompt: stand_in}, _ANY_MODEL, {})  # for its refusals
         if stay != 0:
             await self._models.load(model)
         self._keep(model, stay)

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from headrace import __version__
-from headrace.api.exchange import JSON, respond
+from headrace.api.exchange import respond_json
+from headrace.api.hosting import Models
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.routes import Route
-from headrace.wire.chunks import to_json
 
 
 class OpenApi:
-    """The document, made when it is first asked for."""
+    """The document, with the names that models have at this moment."""
 
-    def __init__(self, routes: Callable[[], Sequence[Route]]) -> None:
+    def __init__(self, routes: Callable[[], Sequence[Route]], models: Models) -> None:
         self._routes = routes
-        self._document = b""
+        self._models = models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The whole document."""
-        if not self._document:
-            from headrace.wire.openapi.document import openapi_document  # tables that nothing else needs
+        from headrace.wire.openapi.document import openapi_document  # tables that nothing else needs
 
-            pairs = [(route.method, route.path) for route in self._routes()]
-            self._document = to_json(openapi_document(pairs, __version__)).encode()
-        await respond(send, 200, self._document, JSON)
+        pairs = [(route.method, route.path) for route in self._routes()]
+        names = [entry.name for entry in self._models.entries]
+        vocabulary = max((each.served.limits.vocab_size for each in self._models.loaded), default=1 << 31)
+        await respond_json(send, openapi_document(pairs, names, vocabulary, __version__))

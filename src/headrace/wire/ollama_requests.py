@@ -24,10 +24,10 @@ _COMMON = frozenset(
     {"model", "format", "keep_alive", "options", "stream", "think", "truncate", "shift", "logprobs", "top_logprobs"}
 )
 _SHOW = frozenset({"model", "name", "verbose"})
-_GENERATE = _COMMON | {
+GENERATE_FIELDS = _COMMON | {
     "prompt", "suffix", "system", "template", "context", "raw", "images", "width", "height", "steps",
 }  # fmt: skip
-_CHAT = _COMMON | {"messages", "tools"}
+CHAT_FIELDS = _COMMON | {"messages", "tools"}
 _MESSAGE = frozenset({"role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id"})
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 
@@ -85,7 +85,7 @@ def parse_generate(body: Mapping[str, Any], limits: Limits, defaults: Mapping[st
     Raises:
         InvalidRequest, Unsupported: naming the field, the limit and the fix.
     """
-    _known(body, _GENERATE)
+    _known(body, GENERATE_FIELDS)
     fields = Fields(body)
     for name in ("suffix", "template"):
         if fields.raw(name) not in (None, ""):
@@ -114,7 +114,7 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, f
     Raises:
         InvalidRequest, Unsupported: naming the field, the limit and the fix.
     """
-    _known(body, _CHAT)
+    _known(body, CHAT_FIELDS)
     fields = Fields(body)
     conversation = Conversation(_messages(fields, limits), tools=_tools(fields), **_thinking(fields))
     return _call(fields, limits, defaults, conversation, ids=False)

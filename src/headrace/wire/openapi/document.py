@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from headrace.wire.openapi import openai_bodies, other_bodies
 from headrace.wire.openapi.operations import OPERATIONS, Operation
-from headrace.wire.openapi.parts import Schema, either
+from headrace.wire.openapi.parts import Schema, either, integer
 
 _TGI_TOKENS = other_bodies.BODIES["TgiGenerate"]
 SCHEMAS: Mapping[str, Schema] = {
@@ -34,8 +34,11 @@ _ERRORS: Mapping[str, str] = {
 }
 
 
-def openapi_document(exchanges: Iterable[tuple[str, str]], version: str) -> dict[str, Any]:
-    """The document for these (method, path) pairs.
+def openapi_document(
+    exchanges: Iterable[tuple[str, str]], models: Sequence[str], vocab_size: int, version: str
+) -> dict[str, Any]:
+    """The document for these (method, path) pairs, the names that models are served by, and the
+    largest vocabulary among them.
 
     Raises:
         KeyError: one of them is not described.
@@ -52,7 +55,11 @@ def openapi_document(exchanges: Iterable[tuple[str, str]], version: str) -> dict
         },
         "paths": paths,
         "components": {
-            "schemas": dict(SCHEMAS),
+            "schemas": {
+                "ModelName": {"type": "string", "enum": list(models)},
+                "TokenId": integer(0, vocab_size - 1),
+                **SCHEMAS,
+            },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }

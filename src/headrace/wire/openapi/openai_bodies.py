@@ -11,6 +11,8 @@ from headrace.wire.openai_requests import CHAT_FIELDS, COMPLETION_FIELDS, EFFORT
 from headrace.wire.openapi.parts import (
     ANY_OBJECT,
     INT32,
+    MODEL,
+    TOKEN,
     TRUE_OR_FALSE,
     Schema,
     answer,
@@ -29,13 +31,15 @@ from headrace.wire.sampling import NUMBERS, SEED_MAX
 _LIMITS = Limits(max_model_len=1, vocab_size=1)  # for the numbers that are the server's; these two are the model's
 _NAME = text(most=_LIMITS.max_name_chars)
 _STOP = text(least=1, most=_LIMITS.max_stop_chars)
-_TOKENS = items(integer(0))
+_TOKENS = items(TOKEN)
+_TEXT = text(least=1)
 _PROMPTS = either(
-    text(),
-    items(text(), least=1, most=_LIMITS.max_prompts),
-    items(integer(0), least=1),
-    items(items(integer(0), least=1), least=1, most=_LIMITS.max_prompts),
+    _TEXT,
+    items(_TEXT, least=1, most=_LIMITS.max_prompts),
+    items(TOKEN, least=1),
+    items(items(TOKEN, least=1), least=1, most=_LIMITS.max_prompts),
 )
+_ITEM = fields({"text": _TEXT}, ("text",))
 _PARTS = items(fields({"type": one_of_words("text", "input_text"), "text": text()}, ("type", "text")))
 _TYPES: Mapping[type, Schema] = {
     str: {"type": "string"},
@@ -49,12 +53,22 @@ MESSAGE: Schema = {
     "description": "roles: system, developer, user, assistant (with tool_calls), tool (with tool_call_id)",
     "properties": {
         "role": one_of_words("system", "developer", "user", "assistant", "tool"),
-        "content": or_null(either(text(), _PARTS)),
+        "content": either(text(), _PARTS),
         "name": or_null(_NAME),
         "tool_calls": or_null(items(ANY_OBJECT)),
         "tool_call_id": or_null(_NAME),
         "reasoning_content": or_null(text()),
         "reasoning": or_null(text()),
+    },
+    "required": ["role", "content"],
+}
+ASSISTANT: Schema = {
+    **MESSAGE,
+    "description": "the model's own turn; content may be null beside tool_calls",
+    "properties": {
+        **MESSAGE["properties"],
+        "role": one_of_words("assistant"),
+        "content": or_null(either(text(), _PARTS)),
     },
     "required": ["role"],
 }
@@ -85,10 +99,10 @@ _SAMPLING: Mapping[str, Schema] = {
         "propertyNames": {"pattern": "^[0-9]{1,10}$"},
         "additionalProperties": or_null(number(-100, 100)),
     },
-    "allowed_token_ids": items(integer(0), least=1, most=_LIMITS.max_token_ids),
+    "allowed_token_ids": items(TOKEN, least=1, most=_LIMITS.max_token_ids),
     "bad_words": items(_STOP, most=_LIMITS.max_bad_words),
     "stop": either(_STOP, {"type": "string", "maxLength": 0}, items(_STOP, most=_LIMITS.max_stop)),
-    "stop_token_ids": items(integer(0), most=_LIMITS.max_token_ids),
+    "stop_token_ids": items(TOKEN, most=_LIMITS.max_token_ids),
     "ignore_eos": TRUE_OR_FALSE,
     "include_stop_str_in_output": TRUE_OR_FALSE,
     "skip_special_tokens": TRUE_OR_FALSE,
@@ -110,7 +124,7 @@ _CONSTRAINTS: Mapping[str, Schema] = {
     "guided_whitespace_pattern": text(),
 }
 _CALL: Mapping[str, Schema] = {
-    "model": _NAME,
+    "model": MODEL,
     "n": integer(1, _LIMITS.max_n),
     "best_of": integer(1, _LIMITS.max_n),
     "stream": TRUE_OR_FALSE,
@@ -131,7 +145,7 @@ _CALL: Mapping[str, Schema] = {
     "return_tokens_as_token_ids": TRUE_OR_FALSE,
     "timeout": number(0, _LIMITS.max_timeout, above=True),
     "prompt": _PROMPTS,
-    "messages": items(MESSAGE, least=1, most=_LIMITS.max_messages),
+    "messages": items(either(MESSAGE, ASSISTANT), least=1, most=_LIMITS.max_messages),
     "max_completion_tokens": integer(1),
     "add_generation_prompt": TRUE_OR_FALSE,
     "continue_final_message": TRUE_OR_FALSE,
@@ -144,9 +158,9 @@ _CALL: Mapping[str, Schema] = {
     "input": _PROMPTS,
     "encoding_format": one_of_words("float", "base64"),
     "dimensions": integer(1),
-    **{name: either(text(), ANY_OBJECT, items(either(text(), ANY_OBJECT), least=1))
+    **{name: either(_TEXT, _ITEM, items(either(_TEXT, _ITEM), least=1))
        for name in ("text_1", "text_2", "queries", "documents", "items")},
-    "query": text(),
+    "query": _TEXT,
     "top_n": integer(0, INT32),
     "return_documents": TRUE_OR_FALSE,
     "return_token_strs": TRUE_OR_FALSE,
@@ -177,7 +191,11 @@ BODIES: Mapping[str, Schema] = {
     ),
     "Chat": body(CHAT_FIELDS, ("messages",), logprobs=TRUE_OR_FALSE, max_tokens=integer(1)),
     "Embeddings": body(embeddings.EMBED_FIELDS, ("input",)),
-    "Score": body(embeddings.SCORE_FIELDS),
+    "Score": either(
+        body(embeddings.SCORE_FIELDS - {"queries", "documents", "items"}, ("text_1", "text_2")),
+        body(embeddings.SCORE_FIELDS - {"text_1", "text_2", "items"}, ("queries", "documents")),
+        body(embeddings.SCORE_FIELDS - {"text_1", "text_2", "documents"}, ("queries", "items")),
+    ),
     "Rerank": body(embeddings.RERANK_FIELDS, ("query", "documents")),
     "Detokenize": body(tokens.DETOKENIZE_FIELDS, ("tokens",)),
 }

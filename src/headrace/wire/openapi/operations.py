@@ -30,7 +30,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): Operation("Embed texts", "Embeddings", "EmbeddingsAnswer"),
     ("GET", "/v1/models"): Operation("List the models"),
     ("GET", "/v1/models/{id}"): Operation("Describe one model"),
-    ("POST", "/tokenize"): Operation("Tokens of a text or a chat (vLLM's body, or TGI's with inputs)", "Tokenize"),
+    ("POST", "/tokenize"): Operation(
+        "Tokens of a text or a chat (vLLM's body, or TGI's with inputs)", "Tokenize", error="AnyError"
+    ),
     ("POST", "/detokenize"): Operation("Text of tokens", "Detokenize", "DetokenizeAnswer"),
     **{("POST", path): Operation("Compare texts", "Score", "ScoreAnswer") for path in ("/score", "/v1/score")},
     **{

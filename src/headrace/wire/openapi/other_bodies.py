@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headrace.wire.limits import Limits
-from headrace.wire.ollama_requests import EFFORTS
+from headrace.wire.ollama_requests import CHAT_FIELDS, EFFORTS, GENERATE_FIELDS
 from headrace.wire.openapi.openai_bodies import BODIES as OPENAI_BODIES
 from headrace.wire.openapi.parts import (
     ANY_OBJECT,
     INT32,
+    MODEL,
+    TOKEN,
     TRUE_OR_FALSE,
     Schema,
     answer,
@@ -46,11 +48,14 @@ _TGI: Mapping[str, Schema] = {
     "seed": integer(0, SEED_MAX),
     "top_n_tokens": integer(0, _LIMITS.max_logprobs),
     "grammar": answer({"type": one_of_words("json", "json_object", "json_schema", "regex"), "value": {}}),
-    "adapter_id": {"type": "null"},
+    "adapter_id": {"enum": [None], "description": "there are no adapters"},
 }
 _PARAMETERS = fields({name: _TGI[name] for name in sorted(PARAMETERS)})
-_MODEL = text(most=_LIMITS.max_name_chars)
-_KEEP = either({"type": "number"}, text(most=64))
+_NAME = text(most=_LIMITS.max_name_chars)
+_KEEP = either(
+    number(-999_999_999, 999_999_999),
+    {"type": "string", "pattern": "^-?([0-9]{1,9}|([0-9]{1,12}([.][0-9]{1,9})?(ns|us|ms|s|m|h)){1,4})$"},
+)
 _OPTIONS: Schema = {
     "type": "object",
     "description": "Ollama's options; each is honoured, or refused by name",
@@ -70,7 +75,7 @@ _OPTIONS: Schema = {
     },
 }
 _OLLAMA: Mapping[str, Schema] = {
-    "model": _MODEL,
+    "model": MODEL,
     "options": _OPTIONS,
     "keep_alive": _KEEP,
     "stream": TRUE_OR_FALSE,
@@ -83,30 +88,27 @@ _OLLAMA: Mapping[str, Schema] = {
 }
 
 
-def _open(schemas: Mapping[str, Schema], *required: str) -> Schema:
-    """A body whose other fields are refused with their reason, which the page of the dialect lists."""
-    return {**fields(schemas, required), "additionalProperties": True}
-
-
-_NAMED = _open({"model": _MODEL, "name": _MODEL})
+_OLLAMA_TEXT: Mapping[str, Schema] = {
+    **_OLLAMA,
+    "prompt": text(),
+    "system": text(),
+    "raw": TRUE_OR_FALSE,
+    "context": items(TOKEN),
+    "images": items({}, most=0),
+    "messages": items(ANY_OBJECT, most=_LIMITS.max_messages),
+    "tools": items(ANY_OBJECT),
+    **{name: {"enum": [""], "description": "refused otherwise"} for name in ("suffix", "template")},
+    **{name: {"enum": [0], "description": "no images are made"} for name in ("width", "height", "steps")},
+}
+_NAMED = either(fields({"model": MODEL}, ("model",)), fields({"name": MODEL}, ("name",)))
 BODIES: Mapping[str, Schema] = {
-    "TgiGenerate": fields({"inputs": text(), "parameters": _PARAMETERS, "stream": TRUE_OR_FALSE}, ("inputs",)),
+    "TgiGenerate": fields({"inputs": text(least=1), "parameters": _PARAMETERS, "stream": TRUE_OR_FALSE}, ("inputs",)),
     "TgiChat": OPENAI_BODIES["Chat"],
-    "OllamaGenerate": _open(
-        {
-            **_OLLAMA,
-            "prompt": text(),
-            "system": text(),
-            "raw": TRUE_OR_FALSE,
-            "context": items(integer(0)),
-            "images": items({}, most=0),
-        },
-        "model",
-    ),
-    "OllamaChat": _open({**_OLLAMA, "messages": items(ANY_OBJECT), "tools": items(ANY_OBJECT)}, "model"),
+    "OllamaGenerate": fields({name: _OLLAMA_TEXT[name] for name in sorted(GENERATE_FIELDS)}, ("model",)),
+    "OllamaChat": fields({name: _OLLAMA_TEXT[name] for name in sorted(CHAT_FIELDS)}, ("model",)),
     "OllamaEmbed": fields(
         {
-            "model": _MODEL,
+            "model": MODEL,
             "options": _OPTIONS,
             "keep_alive": _KEEP,
             "input": either(text(), items(text(), most=_LIMITS.max_prompts)),
@@ -116,14 +118,15 @@ BODIES: Mapping[str, Schema] = {
         ("model",),
     ),
     "OllamaEmbeddings": fields(
-        {"model": _MODEL, "options": _OPTIONS, "keep_alive": _KEEP, "prompt": text()}, ("model",)
+        {"model": MODEL, "options": _OPTIONS, "keep_alive": _KEEP, "prompt": text()}, ("model",)
     ),
     "OllamaName": _NAMED,
     "AdminAction": fields({"action": one_of_words("load", "unload", "reload")}, ("action",)),
-    "OllamaCopy": _open({"source": _MODEL, "destination": _MODEL}),
+    "OllamaCopy": fields({"source": MODEL, "destination": _NAME}),
 }
 ANSWERS: Mapping[str, Schema] = {
     "TgiAnswer": either(answer({"generated_text": text()}), items(answer({"generated_text": text()}))),
+    "AnyError": either({"$ref": "#/components/schemas/Error"}, {"$ref": "#/components/schemas/TgiError"}),
     "TgiError": answer({"error": text(), "error_type": text()}),
     "OllamaGenerateAnswer": answer({"model": text(), "created_at": text(), "response": text(), "done": TRUE_OR_FALSE}),
     "OllamaChatAnswer": answer({"model": text(), "created_at": text(), "message": ANY_OBJECT, "done": TRUE_OR_FALSE}),

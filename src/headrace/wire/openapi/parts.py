@@ -10,6 +10,8 @@ Schema = Mapping[str, Any]
 INT32 = (1 << 31) - 1
 TRUE_OR_FALSE: Schema = {"type": "boolean"}
 ANY_OBJECT: Schema = {"type": "object"}
+TOKEN: Schema = {"$ref": "#/components/schemas/TokenId"}
+MODEL: Schema = {"$ref": "#/components/schemas/ModelName"}
 
 
 def integer(low: int, high: int | None = None) -> Schema:
