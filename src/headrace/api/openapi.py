@@ -9,6 +9,7 @@ from headrace.api.exchange import respond_json
 from headrace.api.hosting import Models
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.routes import Route
+from headrace.api.settings import PLACEHOLDER_NAMES
 
 
 class OpenApi:
@@ -23,6 +24,6 @@ class OpenApi:
         from headrace.wire.openapi.document import openapi_document  # tables that nothing else needs
 
         pairs = [(route.method, route.path) for route in self._routes()]
-        names = [entry.name for entry in self._models.entries]
+        names = [*(entry.name for entry in self._models.entries), *sorted(PLACEHOLDER_NAMES)]
         vocabulary = max((each.served.limits.vocab_size for each in self._models.loaded), default=1 << 31)
         await respond_json(send, openapi_document(pairs, names, vocabulary, __version__))

@@ -19,15 +19,15 @@ from headrace.wire.limits import Limits
 from headrace.wire.sampling import GREEDY_BELOW, INT32
 from headrace.wire.tools import made_call, parse_function
 
-_FIELDS = frozenset(
+FIELDS = frozenset(
     {
         "model", "max_tokens", "messages", "system", "stop_sequences", "stream", "temperature", "top_k", "top_p",
         "thinking", "tools", "tool_choice", "output_config",
     }
 )  # fmt: skip
-_HINTS: Mapping[str, type] = {"metadata": dict, "cache_control": dict, "service_tier": str, "inference_geo": str}
+HINTS: Mapping[str, type] = {"metadata": dict, "cache_control": dict, "service_tier": str, "inference_geo": str}
 """They name the caller or tune what is the same here either way."""
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "container": (),
     "context_management": ({}, {"edits": []}),
     "diagnostics": ({},),
@@ -311,13 +311,13 @@ def _tool_choice(fields: Fields, tools: tuple[Tool, ...]) -> tuple[ToolChoice, b
 
 def _known(body: Mapping[str, Any]) -> None:
     for name, value in body.items():
-        if name in _FIELDS or value is None:
+        if name in FIELDS or value is None:
             continue
-        if name in _HINTS:
-            if not isinstance(value, _HINTS[name]):
+        if name in HINTS:
+            if not isinstance(value, HINTS[name]):
                 raise InvalidRequest(f"{name} has the wrong type", name)
-        elif name in _NEUTRAL:
-            if value not in _NEUTRAL[name]:
+        elif name in NEUTRAL:
+            if value not in NEUTRAL[name]:
                 raise Unsupported(f"{name} is not supported with this value", name)
         else:
             raise InvalidRequest(f"unknown field {shown(name)}", name[:64].encode("utf-8", "replace").decode())

@@ -68,6 +68,12 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/api/show"): Operation("Describe one model (Ollama)", "OllamaName", error="OllamaError"),
     ("POST", "/api/pull"): Operation("Fetch a model (Ollama)", "OllamaName", None, NDJSON, error="OllamaError"),
     ("POST", "/api/copy"): Operation("A second name for a model (Ollama)", "OllamaCopy", error="OllamaError"),
+    ("POST", "/v1/messages"): Operation(
+        "Answer a chat (Anthropic)", "Messages", "MessagesAnswer", SSE, error="AnthropicError"
+    ),
+    ("POST", "/v1/messages/count_tokens"): Operation(
+        "Tokens of a chat (Anthropic)", "CountTokens", "CountTokensAnswer", error="AnthropicError"
+    ),
     ("GET", "/admin/models"): Operation("Every model and its state (an admin's key)"),
     ("POST", "/admin/models/{id}"): Operation("Load, unload or reload a model (an admin's key)", "AdminAction"),
     ("DELETE", "/api/delete"): Operation("Remove a model (Ollama)", "OllamaName", error="OllamaError"),
