@@ -5,11 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli import bench, keys, quantize, run, store
+from headrace.cli import bench, keys, quantize, run, store, watermark
 from headrace.config import SECTIONS, knobs
 
 CLI = Path(run.__file__).parent
-ROOT_FILES = ("serve.py", "assembly.py", "run.py", "store.py", "speculation.py", "hosting.py", "shelf.py")
+ROOT_FILES = (
+    "serve.py",
+    "assembly.py",
+    "run.py",
+    "store.py",
+    "speculation.py",
+    "hosting.py",
+    "shelf.py",
+    "watermark.py",
+)
 DECLARED: list[tuple[type[object], tuple[str, ...]]] = [
     *((section, ROOT_FILES) for section in SECTIONS),
     *((section, ("bench.py",)) for section in bench.SECTIONS),
@@ -17,6 +26,7 @@ DECLARED: list[tuple[type[object], tuple[str, ...]]] = [
     (store.Names, ("pull.py", "rm.py")),
     (keys.KeySettings, ("keys.py",)),
     (quantize.Quantization, ("quantize.py",)),
+    (watermark.DetectSettings, ("watermark.py",)),
 ]
 
 

@@ -17,6 +17,7 @@ from headrace.cli.assembly import MEMORY_SHARE, Assembly, assemble, context_of, 
 from headrace.cli.machine import available_memory
 from headrace.cli.phases import Phases
 from headrace.cli.store import find_model
+from headrace.cli.watermark import mark_of
 from headrace.config import (
     BatchSettings,
     Config,
@@ -171,6 +172,7 @@ class Source:
             limits=Limits(assembly.max_model_len, assembly.backend.vocab_size),
             created=int(time.time()),
             sampling_defaults=assembly.checkpoint.text.sampling_defaults,
+            watermark=mark_of(self._config),
         )
         hosted = host(assembly.engine, served, assembly.recorder, api_settings(self._config))
 

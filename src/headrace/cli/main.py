@@ -21,6 +21,7 @@ COMMANDS = {
     "keys": "make, list and revoke API keys",
     "quantize": "write a copy of a model with fewer bits",
     "config": "explain where each setting came from",
+    "watermark": "find a server's watermark in a text",
     "bench": "measure any OpenAI-compatible server under load",
 }
 

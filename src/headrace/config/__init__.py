@@ -20,6 +20,7 @@ from headrace.config.settings import (
     ResidencySettings,
     ServerSettings,
     SpeculationSettings,
+    WatermarkSettings,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "ServerSettings",
     "Setting",
     "SpeculationSettings",
+    "WatermarkSettings",
     "duration",
     "environment",
     "integer",

@@ -248,12 +248,35 @@ class MachineSettings:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class WatermarkSettings:
+    """How answers that ask for a watermark (TGI's `watermark` parameter) are marked; how the mark is found."""
+
+    TITLE: ClassVar[str] = "watermark"
+
+    watermark_key: int = knob(
+        15_485_863,
+        "Secret of the mark. Whoever knows it can find the mark, and could forge it; the default is known to all.",
+        integer,
+        minimum=0,
+        maximum=10**18,
+        secret=True,
+    )
+    watermark_gamma: float = knob(
+        0.5, "Share of the vocabulary that is preferred at each position.", number, minimum=0.01, maximum=0.99
+    )
+    watermark_delta: float = knob(
+        2.0, "How much it is preferred, in logits: 2 is found in 100 tokens, 5 hurts.", number, minimum=0, maximum=20
+    )
+
+
 SECTIONS: tuple[type[object], ...] = (
     ModelSettings,
     BatchSettings,
     ResidencySettings,
     SpeculationSettings,
     ServerSettings,
+    WatermarkSettings,
     MachineSettings,
     CacheSettings,
 )
