@@ -119,9 +119,9 @@ def test_a_reader_that_stalls_is_cut_off_and_hurts_nobody(start: Start) -> None:
     begin = time.monotonic()
     status, _ = exchange(server.port, post("/v1/completions", {**LONG, "max_tokens": 5}, "Connection: close\r\n"))
     assert status == 200
-    assert time.monotonic() - begin < 3
-    wait_until(lambda: not server.engine.running)
-    wait_until(lambda: server.app.models.open == 0)
+    assert time.monotonic() - begin < 20
+    wait_until(lambda: not server.engine.running, 20)
+    wait_until(lambda: server.app.models.open == 0, 20)
     with contextlib.suppress(OSError):
         assert b"[DONE]" not in read_all(stalled), "a stream that was cut must not look complete"
     stalled.close()
