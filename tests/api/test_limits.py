@@ -119,7 +119,7 @@ def test_a_body_that_does_not_come(server: Running) -> None:
     begin = time.monotonic()
     status, answer = exchange(server.port, head)
     assert status == 408
-    assert 0.4 < time.monotonic() - begin < 3
+    assert 0.4 < time.monotonic() - begin < 20
     assert "0.5 seconds" in str(error_of(answer)["message"])
 
 
@@ -173,7 +173,7 @@ def test_heads_that_do_not_come(server: Running) -> None:
     for sock in socks:
         assert b"HTTP/1.1 408 " in read_all(sock)
         sock.close()
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 20
 
 
 def test_slow_drips_do_not_reset_the_timer(server: Running) -> None:
@@ -186,7 +186,7 @@ def test_slow_drips_do_not_reset_the_timer(server: Running) -> None:
         except OSError:
             pass
         assert b"408" in read_all(sock)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 20
 
 
 def test_garbage_is_answered_and_closed(server: Running) -> None:
@@ -214,7 +214,7 @@ def test_a_prompt_list_that_is_too_long_never_reaches_the_tokenizer(server: Runn
     begin = time.monotonic()
     status, _ = exchange(server.port, post("/v1/completions", {"prompt": ["a"] * 1_000_000}, CLOSE))
     assert status == 400
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 20
 
 
 def test_too_many_in_preparation(start: Start) -> None:

@@ -80,7 +80,7 @@ def test_a_storm_of_aborts_is_cheap(rig: Rig) -> None:
         storm.engine.abort(f"s{i}")
     storm.backend.open.set()
     storm.ear.wait(lambda: len(storm.ear.ends) == 3000)
-    assert time.monotonic() - begin < 5.0
+    assert time.monotonic() - begin < 30
     storm.wait_for_stats(lambda stats: stats.waiting == stats.kv_blocks_used == 0)
     storm.engine.submit(request("next"))
     storm.ear.wait_for_end("next")
