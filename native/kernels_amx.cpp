@@ -83,13 +83,13 @@ static void gemm_tiles(const GemmCall* call) {
   else
     zero_tiles();
   if (rows <= 16) {
+    if (before) before->rows(before, 0, left);
     for (int t = 0; t < k_tiles; t++, x += 1024, b += 2048) {
       _tile_loadd(4, x, 64);
       _tile_loadd(6, b, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_loadd(7, b + 1024, 64);
       _tile_dpbf16ps(1, 4, 7);
-      finish();
     }
   } else {
     for (int t = 0; t < k_tiles; t++, x += 1024, y += 1024, b += 2048) {

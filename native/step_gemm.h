@@ -80,7 +80,7 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
           waiting.rows = nullptr;
           if (!last) continue;
           const Finish f = finish(call.c, call.rows, row, p * kPanelN);
-          if (k_.overlaps)
+          if (k_.overlaps && rows > kRowBlock)  // with few rows memory is the limit
             waiting = f;
           else
             finish_block(f);
