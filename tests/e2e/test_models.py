@@ -87,9 +87,7 @@ def test_an_idle_model_leaves_and_its_memory_with_it(files: tuple[Path, Path]) -
             full = server.resident_anonymous()
             wait_for(lambda: not loaded_one(server))
             assert httpx.get(f"{server.url}/health/ready").status_code == 200
-            wait_for(
-                lambda full=full: server.resident_anonymous() < full - 80 * MIB, 5
-            )  # the weights alone have 92 MiB
+            wait_for(lambda full=full: server.resident_anonymous() < full - 80 * MIB)  # the weights alone have 92 MiB
             sizes.append(server.resident_anonymous())
         assert sizes[-1] - sizes[1] < 15 * MIB, [size // MIB for size in sizes]
 
