@@ -34,13 +34,23 @@ class CallShape:
     """How a model writes a call of one tool: ``begin``, the arguments, ``end``, all literal but the arguments.
 
     ``schema`` is the JSON schema of the arguments (None: any object). Where a format does not write them as JSON,
-    ``lark`` is the right-hand side of a rule that does. Names of special tokens in the literal texts mean those tokens.
+    ``lark`` is the right-hand side of a rule that does, in which what `literal_text` makes is a literal text too. Names
+    of special tokens in the literal texts mean those tokens.
     """
 
     begin: str
     end: str = ""
     schema: Mapping[str, Any] | None = None
     lark: str | None = None
+
+
+LITERAL = "\x01"
+"""Before a JSON string in `CallShape.lark`. JSON itself cannot contain it."""
+
+
+def literal_text(text: str) -> str:
+    """A literal text in `CallShape.lark`."""
+    return LITERAL + json.dumps(text, ensure_ascii=False)
 
 
 def forced_calls(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from headrace.constraint import Constraint
+from headrace.constraint import LITERAL, Constraint
 from headrace.errors import InvalidRequest
 
 MAX_SCHEMA = 256 << 10
@@ -191,9 +191,9 @@ def _calls(constraint: Constraint, special: Special) -> str:
         rules += [f"calls: call{count} tail", "tail: TEXT"]
     start = "start: calls"
     if value["after"]:
-        start = "start: lead calls"
+        start = "start: lead GAP? calls"
         rules += _until("lead", value["after"], special)
-    return _join(start, *rules, f"TEXT: {TEXT}")
+    return _join(start, *rules, f"TEXT: {TEXT}", r"GAP: /[ \n]{1,4}/")
 
 
 def _run(separator: str, least: int, most: int | None) -> str:
@@ -207,7 +207,7 @@ def _run(separator: str, least: int, most: int | None) -> str:
 def _body(shape: Mapping[str, Any], special: Special) -> str:
     """A call from its begin to its end, as the right-hand side of a rule."""
     if shape.get("lark"):
-        arguments = shape["lark"]
+        arguments = _LITERAL.sub(lambda found: f"({literal(json.loads(found[1]), special)})", shape["lark"])
     else:
         schema = {"type": "object"} if shape["schema"] is None else shape["schema"]
         check_schema(schema)
@@ -218,6 +218,8 @@ def _body(shape: Mapping[str, Any], special: Special) -> str:
         part for part in (literal(shape["begin"], special), arguments, literal(shape["end"], special)) if part
     )
 
+
+_LITERAL = re.compile(LITERAL + r'("(?:[^"\\]|\\.)*")')
 
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 """Between the parts of JSON: enough to indent, too little to get lost in."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from headrace.constraint import CallShape
+from headrace.constraint import CallShape, literal_text
 from headrace.text.formats.gemma_calls import GemmaCalls
 from headrace.text.formats.json_calls import BARE, JsonCalls
 from headrace.text.formats.named_calls import MistralCalls, SectionCalls
+from headrace.text.formats.notation import Notation, Schema, free_text, properties_of, texts_of
 from headrace.text.formats.reader import CallFormat, Reasoning
 from headrace.text.formats.tagged_calls import KeyedCalls, TaggedCalls
-
-Schema = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +29,6 @@ class Writing:
     prefix: str = ""
     separator: str = ""
     suffix: str = ""
-    strict: bool = True
-    """Whether arguments are held to their schema; else to the format's notation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,51 +56,39 @@ def _named_shape(begin: str, middle: str, end: str) -> Callable[[str, Schema], C
 
 
 def _tagged_shape(name: str, schema: Schema) -> CallShape:
-    """Required parameters and then optional ones, in the schema's order."""
-    properties, required = _parameters(schema)
-    parts = [_quoted(f"<function={name}>\n")]
+    """Parameters in the schema's order; those that are not required may be left out."""
+    properties, required = properties_of(schema, schema)
+    parts = [literal_text(f"<function={name}>\n")]
     for key, described in properties.items():
-        opening, closing = _quoted(f"<parameter={key}>\n"), _quoted("\n</parameter>\n")
-        value = r"/[^<]*/" if described.get("type") == "string" and "enum" not in described else _json_rule(described)
-        parts.append(f"({opening} {value} {closing}){'' if key in required else '?'}")
+        opening, closing = literal_text(f"<parameter={key}>\n"), literal_text("\n</parameter>\n")
+        part = f"({opening} {_tagged_value(described, schema)} {closing})"
+        parts.append(part if key in required else f"{part}?")
     return CallShape("<tool_call>\n", "</function>\n</tool_call>", lark=" ".join(parts))
 
 
 def _keyed_shape(name: str, schema: Schema) -> CallShape:
-    properties, required = _parameters(schema)
-    parts = [_quoted(f"{name}\n")]
+    properties, required = properties_of(schema, schema)
+    parts = [literal_text(f"{name}\n")]
     for key, described in properties.items():
-        opening, closing = _quoted(f"<arg_key>{key}</arg_key>\n<arg_value>"), _quoted("</arg_value>\n")
-        value = r"/[^<]*/" if described.get("type") == "string" and "enum" not in described else _json_rule(described)
-        parts.append(f"({opening} {value} {closing}){'' if key in required else '?'}")
+        opening, closing = literal_text(f"<arg_key>{key}</arg_key>\n<arg_value>"), literal_text("</arg_value>\n")
+        part = f"({opening} {_tagged_value(described, schema)} {closing})"
+        parts.append(part if key in required else f"{part}?")
     return CallShape("<tool_call>", "</tool_call>", lark=" ".join(parts))
 
 
-def _parameters(schema: Schema) -> tuple[Mapping[str, Mapping[str, Any]], frozenset[str]]:
-    properties, required = schema.get("properties"), schema.get("required")
-    known = {}
-    if isinstance(properties, Mapping):
-        known = {key: value if isinstance(value, Mapping) else {} for key, value in properties.items()}
-    return known, frozenset(key for key in required if isinstance(key, str)) if isinstance(
-        required, list
-    ) else frozenset()
+def _tagged_value(described: Schema, root: Schema) -> str:
+    """A text as it is, anything else as JSON."""
+    texts = texts_of(described)
+    if texts is not None:
+        return "(" + " | ".join(map(literal_text, texts)) + ")"
+    if described.get("type") == "string":
+        return free_text(described)
+    kept = {key: root[key] for key in ("$defs", "definitions") if key in root}
+    return f"%json {json.dumps({**kept, **described}, ensure_ascii=False)}"
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _json_rule(schema: Schema) -> str:
-    return f"%json {json.dumps(schema, ensure_ascii=False)}"
-
-
-def _gemma_shape(begin: str, end: str) -> Callable[[str, Schema], CallShape]:
-    """The notation alone: flat words, numbers and quoted texts."""
-
-    def shape(name: str, schema: Schema) -> CallShape:
-        return CallShape(f"{begin}call:{name}{{", f"}}{end}", lark=r"/[^{}]*/")
-
-    return shape
+def _gemma_shape(begin: str, end: str, quote: str) -> Callable[[str, Schema], CallShape]:
+    return lambda name, schema: CallShape(f"{begin}call:{name}", end, lark=Notation(quote, schema).object(schema))
 
 
 _JSON_BEGINS = '{"name": "'
@@ -144,7 +128,7 @@ FAMILIES = (
         "gemma4",
         re.compile(r"<\|tool_call>call:"),
         GemmaCalls(("<|tool_call>",), ("<tool_call|>",), '<|"|>'),
-        Writing(_gemma_shape("<|tool_call>", "<tool_call|>"), trigger="<|tool_call>", strict=False),
+        Writing(_gemma_shape("<|tool_call>", "<tool_call|>", '<|"|>'), trigger="<|tool_call>"),
         ("<tool_call|>", '<|"|>'),
     ),
     Family(
@@ -152,7 +136,7 @@ FAMILIES = (
         re.compile(r"<start_function_call>call:"),
         GemmaCalls(("<start_function_call>",), ("<end_function_call>",), "<escape>"),
         Writing(
-            _gemma_shape("<start_function_call>", "<end_function_call>"), trigger="<start_function_call>", strict=False
+            _gemma_shape("<start_function_call>", "<end_function_call>", "<escape>"), trigger="<start_function_call>"
         ),
         ("<end_function_call>", "<escape>"),
     ),
@@ -256,7 +240,7 @@ FAMILIES = (
     Family(
         "llama3",
         re.compile(r'<\|python_tag\|>|"parameters": dictionary of argument|\{"name": "probe", "parameters": '),
-        JsonCalls(("<|python_tag|>", *BARE)),
+        JsonCalls(("<|python_tag|>", *BARE), (";",)),
         Writing(_json_shape("", "", "parameters"), _JSON_BEGINS, separator="; "),
     ),
     BARE_JSON,

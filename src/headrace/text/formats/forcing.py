@@ -46,8 +46,6 @@ def constrained(form: Format, offer: Offer, asked: Constraint | None, *, thinkin
 
 
 def _calls(writing: Writing, offer: Offer, asked: Constraint | None, after: str | None) -> Constraint:
-    if not writing.strict and any(strict for _, _, strict in offer.tools):
-        raise Unsupported("strict is not supported with this model's notation of calls, which is not JSON", "tools")
     shapes = [
         writing.shape(name, schema if offer.required or strict else _ANYTHING) for name, schema, strict in offer.tools
     ]
@@ -58,8 +56,27 @@ def _calls(writing: Writing, offer: Offer, asked: Constraint | None, after: str 
         )
     whole = [replace(each, begin=writing.prefix + each.begin, end=each.end + writing.suffix) for each in shapes]
     if asked is not None:
-        return forced_calls([*whole, _content(asked)], after=after, field=asked.field)
+        content = _content(asked)
+        if writing.trigger.startswith("{"):  # both begin with a brace: which it is shows only further on
+            return forced_calls([_either(offer, content, asked)], after=after, field=asked.field)
+        return forced_calls([*whole, content], after=after, field=asked.field)
     return forced_calls(whole, trigger=writing.trigger, least=0, most=most, after=after, field="tools")
+
+
+def _either(offer: Offer, content: CallShape, asked: Constraint) -> CallShape:
+    """A call in bare JSON or the content, as one schema."""
+    if content.schema is None:
+        raise Unsupported(f"{asked.field} of this kind cannot be combined with tools with this model", asked.field)
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, "parameters": schema if strict else _ANYTHING},
+            "required": ["name", "parameters"],
+            "additionalProperties": False,
+        }
+        for name, schema, strict in offer.tools
+    ]
+    return CallShape("", schema={"anyOf": [*calls, content.schema]})
 
 
 def _content(asked: Constraint) -> CallShape:

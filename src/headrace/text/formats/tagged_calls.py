@@ -28,12 +28,13 @@ class TaggedCalls:
     def read(self, calls: Calls, mark: str) -> Parsing[None]:
         """What begins with ``mark``, which is still to be taken."""
         scanner = calls.scanner
-        if mark != "<function=":
+        functions = scanner.both("<function=")
+        if mark not in functions:
             scanner.take(len(mark))
             if (yield from scanner.skip_space()) == "{":
                 yield from json_calls(calls)
                 return
-        if not (yield from scanner.literal(("<function=",))):
+        if not (yield from scanner.literal(functions)):
             raise NotThis
         name = yield from _name(scanner)
         calls.begin(name)
@@ -42,7 +43,7 @@ class TaggedCalls:
         while (yield from _next(scanner, "<parameter=")):
             key = yield from _name(scanner)
             calls.argue(f"{'' if first else ', '}{json_text.escape(key)}: ")
-            yield from _value(calls, _is_text(calls.tools[name], key), ("</parameter>",))
+            yield from _value(calls, _is_text(calls.tools[name], key), scanner.both("</parameter>"))
             first = False
         calls.argue("}")
         calls.end()
