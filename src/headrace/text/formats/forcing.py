@@ -9,7 +9,8 @@ from typing import Any
 
 from headrace.constraint import CallShape, Constraint, forced_calls
 from headrace.errors import Unsupported
-from headrace.text.formats.families import Schema, Writing
+from headrace.text.formats.families import Writing
+from headrace.text.formats.notation import Schema
 from headrace.text.formats.recognition import Format
 
 _ANYTHING: Schema = {"type": "object"}
