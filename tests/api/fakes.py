@@ -3,8 +3,9 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.api import App, Models, Served, ServerSettings, constant, host
 from headrace.api.cards import Card, unknown
@@ -50,6 +51,10 @@ class ByteWords:
     @property
     def can_chat(self) -> bool:
         return True
+
+    @property
+    def chat_format(self) -> Mapping[str, Any] | None:
+        return None
 
     @property
     def special_ids(self) -> frozenset[int]:

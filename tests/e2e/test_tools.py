@@ -183,3 +183,11 @@ def test_a_response_in_the_background(client: Any, model: str) -> None:
     begun = client.responses.create(model=model, input="Count to a thousand.", background=True, max_output_tokens=2000)
     assert begun.status == "in_progress"
     assert client.responses.cancel(begun.id).status == "cancelled"
+
+
+def test_the_list_of_models_says_how_tools_are_taken(client: Any, model: str) -> None:
+    assert client.models.retrieve(model).chat_format == {
+        "tool_calls": "smollm2",
+        "tools": "system_prompt",
+        "reasoning": False,
+    }

@@ -97,8 +97,7 @@ async def encode(content: Prompts | Conversation, words: Words) -> list[tuple[in
         InvalidRequest: the model's template refuses the messages.
     """
     if isinstance(content, Conversation):
-        length = sum(len(message["content"]) for message in content.messages)
-        if length >= LONG_TEXT:
+        if content.characters >= LONG_TEXT:
             return [await asyncio.to_thread(_encode_chat, content, words)]
         return [_encode_chat(content, words)]
     length = sum(len(item) for item in content.items if isinstance(item, str))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from headrace.api.ports import Receive
 from headrace.api.residents import Residents, Seat, on_thread
@@ -42,12 +43,13 @@ class Slot:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One name that requests may call a model by. ``root`` is the model's own; ``max_model_len`` is None while nobody
-    knows it."""
+    knows it, and so is ``chat`` while the model is not in memory (see `headrace.api.ports.Words`)."""
 
     name: str
     root: str
     created: int
     max_model_len: int | None
+    chat: Mapping[str, Any] | None = None
 
 
 def plain_name(name: str) -> str:
@@ -133,8 +135,9 @@ class Models:
     def entries(self) -> Sequence[Entry]:
         """Every name, in memory or not."""
         return [
-            Entry(name, slot.name, slot.created, slot.seat.version.max_model_len)
+            Entry(name, slot.name, slot.created, slot.seat.version.max_model_len, chat)
             for slot in self.slots
+            for chat in (slot.seat.loaded.hosted.served.words.chat_format if slot.seat.loaded else None,)
             for name in slot.names
         ]
 

@@ -39,6 +39,7 @@ def _document(entry: Entry) -> dict[str, Any]:
         "root": entry.root,
         "parent": None,
         "max_model_len": entry.max_model_len,
+        "chat_format": entry.chat,
         "permission": [
             {
                 "id": f"modelperm-{entry.name}",

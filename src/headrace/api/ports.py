@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from headrace.constraint import Constraint, Grammar
@@ -76,6 +76,11 @@ class Words(Protocol):
     @property
     def longest_token(self) -> int:
         """Characters of the longest token, or more."""
+        ...
+
+    @property
+    def chat_format(self) -> Mapping[str, Any] | None:
+        """What people may know of how the model takes tools and reasons; None if it has no template."""
         ...
 
     def encode(self, text: str, add_special: bool) -> Sequence[int]:

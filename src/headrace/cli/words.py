@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from headrace.cli.chats import Chats
 from headrace.constraint import Constraint, Grammar
@@ -52,6 +53,18 @@ class ModelWords:
     def longest_token(self) -> int:
         """Characters of the longest token, or more."""
         return self._tokenizer.longest_token
+
+    @property
+    def chat_format(self) -> Mapping[str, Any] | None:
+        """How the model writes calls, whether its template describes tools to it, and whether it reasons."""
+        if self._chats is None:
+            return None
+        form = self._chats.form
+        return {
+            "tool_calls": form.family.name,
+            "tools": "template" if form.native else "system_prompt",
+            "reasoning": form.reasoning is not None,
+        }
 
     def prepare(self) -> None:
         """Compile the chat template and find out its format now, so that the first request need not wait for it."""

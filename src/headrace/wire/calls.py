@@ -79,6 +79,14 @@ class Conversation:
     effort: str = ""
     """How much of it ("low", "medium", "high"), for templates that know; empty leaves it to the template."""
 
+    @property
+    def characters(self) -> int:
+        """About how long its text is, which is what rendering and tokenising it cost."""
+        total = sum([len(message["content"]) for message in self.messages])
+        if self.tools:
+            total += len(str(self.tools))
+        return total
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerStyle:

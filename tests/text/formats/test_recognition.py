@@ -37,7 +37,7 @@ def template(name: str) -> ChatTemplate:
         ("QWEN3_CODER", "qwen3-coder", True, False, False, False),
         ("LLAMA31", "llama3", True, False, False, False),
         ("MISTRAL_V3", "mistral-json", True, False, True, False),
-        ("MISTRAL_V11", "mistral", True, False, False, True),
+        ("MISTRAL_V11", "mistral", True, False, False, False),
         ("DEEPSEEK_R1", "deepseek-v3", True, True, False, True),
         ("DEEPSEEK_V31", "deepseek-v3.1", True, True, False, False),
         ("GEMMA3", "json", False, False, False, False),

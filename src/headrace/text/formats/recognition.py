@@ -77,7 +77,7 @@ def recognise(template: ChatTemplate) -> Format:
         "reasoning": reasoning,
         "switch": switch,
         "effort": _EFFORT if template.asks_for(_EFFORT) else None,
-        "thinks": reasoning is not None and _thinks(template, switch),
+        "thinks": reasoning is not None and _thinks(template, switch, reasoning),
         "system": _has(_rendered(template, [_message("system", _RESULT), _message("user", _ASK)]), _RESULT),
     }
     if not template.asks_for("tools"):
@@ -110,10 +110,10 @@ def _conversations(as_text: bool, short: bool) -> Iterator[Sequence[Message]]:
     yield messages
 
 
-def _thinks(template: ChatTemplate, switch: str | None) -> bool:
-    """With a switch, whether turning it off makes a difference; without one, such models always reason."""
+def _thinks(template: ChatTemplate, switch: str | None, reasoning: Reasoning) -> bool:
+    """With a switch, whether turning it off makes a difference; without one, models with DeepSeek's marks always do."""
     if switch is None:
-        return True
+        return reasoning is REASONING[0]
     messages = [_message("user", _ASK)]
     return _rendered(template, messages) != _rendered(template, messages, variables={switch: False})
 
