@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from headrace.wire.openapi import anthropic_bodies, openai_bodies, other_bodies
+from headrace.wire.openapi import anthropic_bodies, openai_bodies, other_bodies, responses_bodies
 from headrace.wire.openapi.operations import OPERATIONS, Operation
 from headrace.wire.openapi.parts import Schema, either, integer
 
@@ -17,6 +17,8 @@ SCHEMAS: Mapping[str, Schema] = {
     **other_bodies.ANSWERS,
     **anthropic_bodies.BODIES,
     **anthropic_bodies.ANSWERS,
+    **responses_bodies.BODIES,
+    **responses_bodies.ANSWERS,
     "Tokenize": either(openai_bodies.TOKENIZE, _TGI_TOKENS),
 }
 _ERRORS: Mapping[str, str] = {

@@ -28,6 +28,10 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/chat/completions"): Operation("Answer a chat", "Chat", "ChatAnswer", SSE),
     ("POST", "/v1/completions"): Operation("Continue a text", "Completion", "CompletionAnswer", SSE),
     ("POST", "/v1/embeddings"): Operation("Embed texts", "Embeddings", "EmbeddingsAnswer"),
+    ("POST", "/v1/responses"): Operation("Answer, and remember the answer", "Response", "ResponseAnswer", SSE),
+    ("GET", "/v1/responses/{id}"): Operation("A response that is stored; below it, /input_items"),
+    ("POST", "/v1/responses/{id}"): Operation("ID/cancel: end a response that is made in the background"),
+    ("DELETE", "/v1/responses/{id}"): Operation("Forget a response"),
     ("GET", "/v1/models"): Operation("List the models"),
     ("GET", "/v1/models/{id}"): Operation("Describe one model"),
     ("POST", "/tokenize"): Operation(
