@@ -173,7 +173,7 @@ FIELDS: Mapping[str, Schema] = {**_SAMPLING, **_CONSTRAINTS, **_CALL}
 def body(names: Collection[str], required: Collection[str] = (), **special: Schema) -> Schema:
     """A body with the honoured fields ``names``; those that are known and not honoured with the values that ask for
     nothing; and the hints."""
-    known: dict[str, Schema] = {name: special.get(name, FIELDS[name]) for name in sorted(names)}
+    known: dict[str, Schema] = {name: special[name] if name in special else FIELDS[name] for name in sorted(names)}
     for name, refusal in sorted(NOT_HONOURED.items()):
         if name not in known:
             known[name] = {
