@@ -206,7 +206,7 @@ def _run(separator: str, least: int, most: int | None) -> str:
 
 def _body(shape: Mapping[str, Any], special: Special) -> str:
     """A call from its begin to its end, as the right-hand side of a rule."""
-    if shape.get("lark"):
+    if shape.get("lark") is not None:
         arguments = _LITERAL.sub(lambda found: f"({literal(json.loads(found[1]), special)})", shape["lark"])
     else:
         schema = {"type": "object"} if shape["schema"] is None else shape["schema"]

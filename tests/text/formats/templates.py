@@ -257,3 +257,24 @@ NO_SYSTEM = r"""{%- for message in messages %}
     {%- if message.role == 'system' %}{{- raise_exception('System role not supported') }}{%- endif %}
     {{- '<' + message.role + '>' + message.content }}
 {%- endfor %}"""
+
+LLAMA4 = r"""{{- bos_token }}
+{%- if tools %}
+    {{- '<|header_start|>system<|header_end|>\n\nWrite [func(name=value)].\n' + tools | tojson + '<|eot|>' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|header_start|>' + message.role + '<|header_end|>\n\n' + message.content }}
+    {%- if message.tool_calls %}
+        {{- '<|python_start|>[' }}
+        {%- for call in message.tool_calls %}
+            {{- call.function.name + '(' }}
+            {%- for key, value in call.function.arguments | items %}
+                {{- key + '=' + (value | tojson) + (', ' if not loop.last else '') }}
+            {%- endfor %}
+            {{- ')' + (', ' if not loop.last else '') }}
+        {%- endfor %}
+        {{- ']<|python_end|>' }}
+    {%- endif %}
+    {{- '<|eot|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|header_start|>assistant<|header_end|>\n\n' }}{%- endif %}"""

@@ -147,7 +147,7 @@ def test_one_named_call(family: str) -> None:
         assert [name for name, _ in calls] == ["noop"]
 
 
-@pytest.mark.parametrize("family", sorted(BY_NAME))
+@pytest.mark.parametrize("family", sorted(name for name, kind in BY_NAME.items() if kind.writing.trigger))
 def test_strict_tools_leave_text_free_and_hold_calls(family: str) -> None:
     strict = tuple(Tool(tool.name, "", tool.parameters, strict=True) for tool in TOOLS)
     conversation = Conversation(CONVERSATION.messages, tools=strict)
@@ -165,6 +165,12 @@ def test_strict_tools_leave_text_free_and_hold_calls(family: str) -> None:
     assert ord("Q") not in forced.allowed(), "and is held to its schema"
 
 
+def test_strict_needs_a_mark_that_prose_does_not_have() -> None:
+    offer = Offer([("weather", WEATHER, True)])
+    with pytest.raises(Unsupported, match="strict"):
+        constrained(Format(BY_NAME["python"], native=True), offer, None, thinking=False)
+
+
 @pytest.mark.parametrize("keyword", [{"pattern": "^a$"}, {"format": "date"}])
 def test_what_a_notation_cannot_be_held_to_is_refused(keyword: dict[str, Any]) -> None:
     schema = {"type": "object", "properties": {"day": {"type": "string", **keyword}}}
@@ -174,7 +180,7 @@ def test_what_a_notation_cannot_be_held_to_is_refused(keyword: dict[str, Any]) -
             constrained(form, Offer([("weather", schema, True)]), None, thinking=False)
 
 
-@pytest.mark.parametrize("family", ["gemma4", "functiongemma", "qwen3-coder", "glm", "hermes"])
+@pytest.mark.parametrize("family", ["gemma4", "functiongemma", "qwen3-coder", "glm", "hermes", "llama4"])
 def test_schemas_as_pydantic_writes_them(family: str) -> None:
     schema = {
         "$defs": {"Kind": {"enum": ["a", "b"], "type": "string"}},

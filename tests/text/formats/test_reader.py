@@ -84,6 +84,9 @@ def written(family: str, name: str, arguments: dict[str, Any]) -> str:
         quote = '<|"|>' if family == "gemma4" else "<escape>"
         opens, closes = BY_NAME[family].calls.opens[0], BY_NAME[family].marks[0]
         return f"{opens}call:{name}{_gemma(arguments, quote)}{closes}"
+    if family in ("python", "llama4", "lfm2", "olmo3"):
+        text = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        return BY_NAME[family].writing.prefix + f"{name}({text})" + BY_NAME[family].writing.suffix
     writing = BY_NAME[family].writing
     shape = writing.shape(name, {})
     return writing.prefix + shape.begin + text + shape.end + writing.suffix
@@ -207,6 +210,32 @@ def test_json_calls_in_other_words(text: str, arguments: dict[str, Any]) -> None
     for cuts in ((), tuple(range(len(text)))):
         _, content, ((name, found),) = read(text, "hermes", cuts)
         assert (content, name, json.loads(found)) == ("", "weather", arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("""[weather(city='it\\'s "so"', days=3)]""", {"city": 'it\'s "so"', "days": 3}),
+        ("[weather('Rome', 2, where={'a': (1, None), 'b': [True]})]",
+         {"city": "Rome", "days": 2, "where": {"a": [1, None], "b": [True]}}),
+        ('[weather(city="""two "quoted"\nlines""")]', {"city": 'two "quoted"\nlines'}),
+        (r"[weather(city='\x41\u00fc\\\n')]", {"city": "A\u00fc\\\n"}),
+        ("[weather(city='', days = -1.5e3,)]", {"city": "", "days": -1500.0}),
+    ],
+)  # fmt: skip
+def test_literals_of_python(text: str, arguments: dict[str, Any]) -> None:
+    for cuts in ((), tuple(range(len(text)))):
+        _, content, ((name, found),) = read(text, "python", cuts)
+        assert (content, name, json.loads(found)) == ("", "weather", arguments)
+
+
+def test_gemma_3_may_write_python_into_its_fences() -> None:
+    text = "Sure.\n```tool_code\nprint(weather(city='Rome'))\nnoop()\n```"
+    for cuts in ((), tuple(range(len(text)))):
+        _, content, calls = read(text, "json", cuts)
+        assert (content, calls) == ("Sure.", [("weather", '{"city": "Rome"}'), ("noop", "{}")])
+    code = "```python\nweather(city='Rome')\n```"
+    assert read(code, "json") == ("", code, [])
 
 
 def test_arguments_come_as_they_are_written() -> None:

@@ -45,6 +45,7 @@ def template(name: str) -> ChatTemplate:
         ("GRANITE", "granite", True, False, False, False),
         ("SMOLLM2", "smollm2", False, False, False, False),
         ("NO_SYSTEM", "json", False, False, False, False),
+        ("LLAMA4", "llama4", True, False, False, False),
         ("UNKNOWN", "json", True, False, False, False),
     ],
 )

@@ -11,7 +11,8 @@ from headrace.constraint import CallShape, literal_text
 from headrace.text.formats.gemma_calls import GemmaCalls
 from headrace.text.formats.json_calls import BARE, JsonCalls
 from headrace.text.formats.named_calls import MistralCalls, SectionCalls
-from headrace.text.formats.notation import Notation, Schema, free_text, properties_of, texts_of
+from headrace.text.formats.notation import Notation, PythonNotation, Schema, free_text, properties_of, texts_of
+from headrace.text.formats.python_calls import PythonCalls
 from headrace.text.formats.reader import CallFormat, Reasoning
 from headrace.text.formats.tagged_calls import KeyedCalls, TaggedCalls
 
@@ -21,11 +22,11 @@ class Writing:
     """How calls are written where they are forced. ``shape`` makes one of a name and its parameters' schema.
 
     ``trigger`` is what every call begins with, its ``prefix`` included: text before it is free where a constraint lets
-    the model choose.
+    the model choose. None: nothing that prose may not have as well.
     """
 
     shape: Callable[[str, Schema], CallShape]
-    trigger: str
+    trigger: str | None
     prefix: str = ""
     separator: str = ""
     suffix: str = ""
@@ -91,12 +92,16 @@ def _gemma_shape(begin: str, end: str, quote: str) -> Callable[[str, Schema], Ca
     return lambda name, schema: CallShape(f"{begin}call:{name}", end, lark=Notation(quote, schema).object(schema))
 
 
+def _python_shape(name: str, schema: Schema) -> CallShape:
+    return CallShape(f"{name}(", ")", lark=PythonNotation(schema).arguments(schema))
+
+
 _JSON_BEGINS = '{"name": "'
 
 BARE_JSON = Family(
     "json",
     re.compile(r'\{"name": "probe", "(?:parameters|arguments)": '),
-    JsonCalls(("```json", "```tool_call", "```tool_code", "```", *BARE), ("```",)),
+    JsonCalls(("```json", "```tool_call", "```tool_code", "```", *BARE), ("```",), python="```tool_code"),
     Writing(_json_shape("", "", "parameters"), _JSON_BEGINS, separator="\n"),
 )
 """What a model is told to write whose template has tools and no marks that are known."""
@@ -231,6 +236,27 @@ FAMILIES = (
         ("<|END_ACTION|>",),
     ),
     Family(
+        "lfm2",
+        re.compile(r"<\|tool_call_start\|>"),
+        PythonCalls(("<|tool_call_start|>",), ("<|tool_call_end|>",)),
+        Writing(_python_shape, "<|tool_call_start|>", "<|tool_call_start|>[", ", ", "]<|tool_call_end|>"),
+        ("<|tool_call_end|>",),
+    ),
+    Family(
+        "olmo3",
+        re.compile(r"<function_calls>"),
+        PythonCalls(("<function_calls>",), ("</function_calls>",)),
+        Writing(_python_shape, "<function_calls>", "<function_calls>", "\n", "</function_calls>"),
+        ("</function_calls>",),
+    ),
+    Family(
+        "llama4",
+        re.compile(r"<\|python_start\|>"),
+        PythonCalls(("<|python_start|>", "["), ("<|python_end|>",)),
+        Writing(_python_shape, "<|python_start|>", "<|python_start|>[", ", ", "]<|python_end|>"),
+        ("<|python_end|>",),
+    ),
+    Family(
         "hermes",
         re.compile(r"<tool_call>"),
         JsonCalls(("<tool_call>",), ("</tool_call>",)),
@@ -242,6 +268,12 @@ FAMILIES = (
         re.compile(r'<\|python_tag\|>|"parameters": dictionary of argument|\{"name": "probe", "parameters": '),
         JsonCalls(("<|python_tag|>", *BARE), (";",)),
         Writing(_json_shape("", "", "parameters"), _JSON_BEGINS, separator="; "),
+    ),
+    Family(
+        "python",
+        re.compile(r"\bprobe\(probe_key="),
+        PythonCalls(("[",)),
+        Writing(_python_shape, None, "[", ", ", "]"),
     ),
     BARE_JSON,
 )

@@ -58,9 +58,11 @@ def _calls(writing: Writing, offer: Offer, asked: Constraint | None, after: str 
     whole = [replace(each, begin=writing.prefix + each.begin, end=each.end + writing.suffix) for each in shapes]
     if asked is not None:
         content = _content(asked)
-        if writing.trigger.startswith("{"):  # both begin with a brace: which it is shows only further on
+        if (writing.trigger or "").startswith("{"):  # both begin with a brace: which it is shows only further on
             return forced_calls([_either(offer, content, asked)], after=after, field=asked.field)
         return forced_calls([*whole, content], after=after, field=asked.field)
+    if writing.trigger is None:
+        raise Unsupported('strict needs tool_choice "required" with this model: its calls begin as prose may', "tools")
     return forced_calls(whole, trigger=writing.trigger, least=0, most=most, after=after, field="tools")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from headrace.text.formats import json_text
 from headrace.text.formats.calls import Calls
+from headrace.text.formats.python_calls import python_calls
 from headrace.text.formats.scanner import NotThis, Parsing
 
 _NAMES = ("name", "tool_name", "function")
@@ -24,13 +25,18 @@ class JsonCalls:
 
     opens: tuple[str, ...]
     closes: tuple[str, ...] = ()
+    python: str | None = None
+    """After this mark calls may be Python instead."""
 
     def read(self, calls: Calls, mark: str) -> Parsing[None]:
         """What begins with ``mark``, which is still to be taken."""
         scanner = calls.scanner
         if mark not in BARE:
             scanner.take(len(mark))
-        yield from json_calls(calls)
+        if mark == self.python and (yield from scanner.skip_space()) not in ("{", ""):
+            yield from python_calls(calls)
+        else:
+            yield from json_calls(calls)
         if self.closes:
             yield from scanner.closing(*self.closes)
 

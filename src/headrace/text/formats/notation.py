@@ -6,7 +6,7 @@ What comes out is the right-hand side of a Lark rule for `headrace.constraint.Ca
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headrace.constraint import literal_text
@@ -14,6 +14,7 @@ from headrace.errors import Unsupported
 
 Schema = Mapping[str, Any]
 MAX_DEPTH = 16
+MAX_COUNT = 10_000
 _ANNOTATIONS = frozenset({
     "title", "description", "default", "examples", "type", "$defs", "definitions", "deprecated", "$schema", "$id",
     "additionalProperties",
@@ -67,8 +68,18 @@ def texts_of(schema: Schema) -> list[str] | None:
 def free_text(schema: Schema) -> str:
     """A string without "<", with which closing marks begin."""
     _check(schema, "string")
-    low, high = schema.get("minLength", 0), schema.get("maxLength", "")
-    return f"/[^<]{{{low},{high}}}/" if low or high else "/[^<]*/"
+    return f"/[^<]{_counted(schema, 'minLength', 'maxLength')}/"
+
+
+def _counted(schema: Schema, least: str, most: str, less: int = 0) -> str:
+    """A repetition between two of the schema's numbers, ``less`` of them left out."""
+    low, high = schema.get(least, 0), schema.get(most)
+    for number in (low, 0 if high is None else high):
+        if type(number) is not int or not 0 <= number <= MAX_COUNT:
+            raise _unsupported(f"{least} or {most} that is no whole number up to {MAX_COUNT}")
+    if high is None:
+        return f"{{{max(low - less, 0)},}}"
+    return f"{{{max(low - less, 0)},{max(high - less, 0)}}}"
 
 
 class Notation:
@@ -78,24 +89,43 @@ class Notation:
         self._quote = literal_text(quote)
         self._root = root
 
+    def _key(self, key: str) -> str:
+        return literal_text(f"{key}:")
+
+    def _text(self, schema: Schema) -> str:
+        return f"{self._quote} {free_text(schema)} {self._quote}"
+
+    def _constant(self, value: Any) -> str:
+        if isinstance(value, str):
+            return f"{self._quote} {literal_text(value)} {self._quote}"
+        if isinstance(value, dict | list):
+            raise _unsupported("constants that are objects or lists")
+        return literal_text(json.dumps(value))
+
+    def _plain(self, schema: Schema) -> str:
+        """A number, true, false or null."""
+        return _json_rule(schema)
+
     def object(self, schema: Schema, depth: int = 0) -> str:
         """An object, braces included: the required properties, then the others, each in the schema's order.
 
         Raises:
             Unsupported: the schema has something that the notation cannot be held to.
         """
+        return f'"{{" {self.members(schema, self._key, depth)} "}}"'
+
+    def members(self, schema: Schema, written: Callable[[str], str], depth: int = 0) -> str:
+        """The same without braces; ``written`` makes a key."""
         _check(schema, "object")
         properties, required = properties_of(schema, self._root)
-        parts = {key: f"{literal_text(key + ':')} {self._value(value, depth + 1)}" for key, value in properties.items()}
+        parts = {key: f"{written(key)} {self._value(value, depth + 1)}" for key, value in properties.items()}
         must = [part for key, part in parts.items() if key in required]
         may = [part for key, part in parts.items() if key not in required]
         comma = ' "," '
         if must:
-            inner = comma.join(must) + "".join(f' ("," {part})?' for part in may)
-        else:
-            runs = [part + "".join(f' ("," {other})?' for other in may[index + 1 :]) for index, part in enumerate(may)]
-            inner = f"({' | '.join(runs)})?" if runs else ""
-        return f'"{{" {inner} "}}"'
+            return comma.join(must) + "".join(f' ("," {part})?' for part in may)
+        runs = [part + "".join(f' ("," {other})?' for other in may[index + 1 :]) for index, part in enumerate(may)]
+        return f"({' | '.join(runs)})?" if runs else ""
 
     def _value(self, described: Any, depth: int) -> str:
         if depth > MAX_DEPTH:
@@ -115,24 +145,49 @@ class Notation:
         if kinds == "array":
             return self._array(schema, depth)
         if kinds == "string":
-            return f"{self._quote} {free_text(schema)} {self._quote}"
+            return self._text(schema)
         _check(schema, kinds)
-        return f"%json {json.dumps({k: v for k, v in schema.items() if k in (*_OF_TYPE[kinds], 'type')})}"
+        return self._plain(schema)
 
     def _array(self, schema: Schema, depth: int) -> str:
         _check(schema, "array")
         item = self._value(schema.get("items", {}), depth + 1)
-        low, high = schema.get("minItems", 0), schema.get("maxItems")
-        more = f'("," {item}){{{max(low - 1, 0)},{"" if high is None else max(high - 1, 0)}}}'
-        run = f"{item} {more}"
-        return f'"[" {run} "]"' if low else f'"[" ({run})? "]"'
+        if schema.get("maxItems") == 0:
+            return '"[" "]"'
+        run = f'{item} ("," {item}){_counted(schema, "minItems", "maxItems", 1)}'
+        return f'"[" {run} "]"' if schema.get("minItems") else f'"[" ({run})? "]"'
+
+
+class PythonNotation(Notation):
+    """Python's literals."""
+
+    def __init__(self, root: Schema) -> None:
+        super().__init__('"', root)
+
+    def arguments(self, schema: Schema) -> str:
+        """What stands between a call's brackets."""
+        return self.members(schema, lambda key: literal_text(f"{key}="))
+
+    def _key(self, key: str) -> str:
+        return literal_text(f"{json.dumps(key, ensure_ascii=False)}: ")
+
+    def _text(self, schema: Schema) -> str:
+        return _json_rule(schema)
 
     def _constant(self, value: Any) -> str:
-        if isinstance(value, str):
-            return f"{self._quote} {literal_text(value)} {self._quote}"
         if isinstance(value, dict | list):
             raise _unsupported("constants that are objects or lists")
-        return literal_text(json.dumps(value))
+        return literal_text(json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value))
+
+    def _plain(self, schema: Schema) -> str:
+        if schema["type"] == "boolean":
+            return '("True" | "False")'
+        return '"None"' if schema["type"] == "null" else _json_rule(schema)
+
+
+def _json_rule(schema: Schema) -> str:
+    kind = schema.get("type", "string")
+    return f"%json {json.dumps({'type': kind, **{k: v for k, v in schema.items() if k in _OF_TYPE[kind]}})}"
 
 
 def _check(schema: Schema, kind: Any) -> None:
