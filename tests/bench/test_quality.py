@@ -73,9 +73,10 @@ def test_a_quantised_model_is_compared_with_its_own_expansion(tmp_path: Path, mo
     monkeypatch.setattr(quality, "CHUNK", 16)
     monkeypatch.setattr(quality, "DECODED", 4)
     rng = np.random.default_rng(1)
-    base, stored = quality._as_stored(open_checkpoint(path), {"a": rng.integers(0, VOCAB, 30).tolist()})
+    base, stored, *integers = quality._as_stored(open_checkpoint(path), {"a": rng.integers(0, VOCAB, 30).tolist()})
     assert (base["variant"], base["bits_per_weight"]) == ("expanded, float32", 32)
     assert (stored["variant"], stored["bits_per_weight"]) == ("Q4_0", 4.5)
+    assert [each["variant"] for each in integers] == ["Q4_0 x int16", "Q4_0 x int8"]
     assert abs(stored["nll_change"]) < 0.5  # bfloat16 in a net of random weights, whose logits reach 40
 
 

@@ -114,13 +114,14 @@ class Source:
         """The KV cache that the settings ask for, for each model."""
         return self._config.section(BatchSettings).kv_cache_memory
 
-    def call(self, own: str, max_model_len: int) -> None:
-        """Settle its names, once its files have said what it is."""
+    def call(self, own: str, max_model_len: int, recorder: Recorder | None = None) -> None:
+        """Settle its names, once its files have said what it is. ``recorder``: the one that its engine has already."""
         from headrace.metrics import Recorder
 
         served = self._config.section(ServerSettings).served_model_name
         self.names = (self.given,) if self.given else served or _names(self.typed, own)
-        self.recorder = Recorder(self.names[0], max_model_len)
+        self.recorder = recorder or Recorder(self.names[0], max_model_len)
+        self.recorder.model_name = self.names[0]
 
     def look(self) -> Version:
         """Its files as they are now.
@@ -158,7 +159,7 @@ class Source:
         """The model, ready to run."""
         made = assemble(self._config, phases, meanwhile, self.typed, limit, self.kv_bytes, self.recorder)
         if self.recorder is None:
-            self.call(made.checkpoint.name, made.max_model_len)
+            self.call(made.checkpoint.name, made.max_model_len, made.recorder)
         return made
 
     def loaded(self, assembly: Assembly) -> Loaded:

@@ -38,11 +38,11 @@ class ModelSettings:
         choices=("int8", "int4"),
     )
     activations: str = knob(
-        "auto",
+        "float",
         "What quantised weights are multiplied by. float keeps every weight as the file has it. int16 and int8 put"
         " weights on 8-bit grids of their own and multiply integers, which is faster: int16 for perplexities half a"
-        " percent higher, int8 for about four. auto is int16, or float where dtype is float32.",
-        choices=("auto", "float", "int16", "int8"),
+        " percent higher, int8 for about four.",
+        choices=("float", "int16", "int8"),
     )
     max_model_len: int | None = knob(
         None,

@@ -123,7 +123,7 @@ def load(
     instead of in ``dtype`` ("auto"). Weights that the file has quantised stay as they are until just before they are
     multiplied; ``quantize`` ("int8" or "int4", see `headrace.backends.cpu.quantize`) quantises those that it has as
     floats. ``activations`` "int16" or "int8" puts quantised weights on 8-bit grids, one for each output, and
-    multiplies them by integers (docs/decisions/0012); "auto" is int16 where ``dtype`` is bfloat16. ``threads`` None
+    multiplies them by integers (docs/decisions/0012). ``threads`` None
     takes every processor that this process may run on. ``isa`` None takes the best of `library.available_isas`.
     ``progress`` is told the share of bytes done, up to 1.
 
@@ -184,10 +184,8 @@ def _create(
         raise ConfigError(f"isa {isa!r} is not one of those that this machine runs: {', '.join(available)}")
     if kv_dtype not in _KV_DTYPES:
         raise ConfigError(f"KV cache dtype {kv_dtype!r} is not one of {', '.join(_KV_DTYPES)}")
-    if activations == "auto":
-        activations = "int16" if dtype == "bfloat16" else "float"
     if activations not in ACTIVATIONS:
-        raise ConfigError(f"activations {activations!r} is not one of auto, {', '.join(ACTIVATIONS)}")
+        raise ConfigError(f"activations {activations!r} is not one of {', '.join(ACTIVATIONS)}")
     if quantize is not None and quantize not in _QUANTIZE:
         raise ConfigError(f"quantize {quantize!r} is not one of {', '.join(_QUANTIZE)}")
     error = library.ErrorText()
