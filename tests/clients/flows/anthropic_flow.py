@@ -15,9 +15,7 @@ WEATHER: dict = {
 }
 
 MODEL = client.models.list().data[0].id
-answer = client.messages.create(
-    model=MODEL, max_tokens=16, extra_body={"temperature": 0}, messages=QUESTION
-)
+answer = client.messages.create(model=MODEL, max_tokens=16, extra_body={"temperature": 0}, messages=QUESTION)
 assert answer.role == "assistant", answer
 assert "Paris" in answer.content[0].text, answer  # a small model: no system prompt beside the question
 assert answer.stop_reason in ("end_turn", "max_tokens"), answer
