@@ -50,8 +50,6 @@ class Residents:
 
     def __init__(self, books: Residency, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.seats: list[Seat] = []
-        self.waiting = 0
-        """Calls that wait for a model to be loaded."""
         self.users = 0
         """Calls that hold a model."""
         self.shut_by: HeadraceError | None = None
@@ -61,6 +59,11 @@ class Residents:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a model to be loaded; whoever is served or told of a failure waits no longer."""
+        return sum(len(seat.waiters) for seat in self.seats)
 
     def add(self, seat: Seat) -> None:
         """Know of a version."""
@@ -126,7 +129,6 @@ class Residents:
         future: asyncio.Future[Seat] = asyncio.get_running_loop().create_future()
         seat.waiters.append(future)
         self.books.ask(seat.resident, self._clock())
-        self.waiting += 1
         ends: set[asyncio.Future[Any]] = {future}
         if receive is not None:
             ends.add(asyncio.create_task(_until_gone(receive)))
@@ -143,7 +145,6 @@ class Residents:
             self._give_up(future)
             raise
         finally:
-            self.waiting -= 1
             for end in ends:
                 end.cancel()
 
