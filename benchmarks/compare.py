@@ -28,7 +28,7 @@ from typing import IO, Any
 
 from benchmarks.contestants import Contestant, contestants
 from benchmarks.machine import describe
-from benchmarks.show import table, write_plot
+from benchmarks.show import ratios, table, write_plot
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -115,10 +115,11 @@ def in_process(one: Contestant, users: list[int], options: argparse.Namespace, s
 
 def measure(one: Contestant, options: argparse.Namespace, seed: int, log: IO[bytes]) -> list[dict[str, Any]]:
     """All levels of one contestant, once."""
+    levels = [users for users in options.users if users <= one.most_users]
     if one.name == "OpenVINO":
-        return in_process(one, options.users, options, seed)
+        return in_process(one, levels, options, seed)
     rows = []
-    for users in [[n] for n in options.users] if one.per_level else [options.users]:
+    for users in [[n] for n in levels] if one.per_level else [levels]:
         with started(one, users[-1], log) as (url, start):
             rows += [{**row, **start} for row in bench(url, users, options, seed)]
     return rows
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--users", type=lambda text: [int(n) for n in text.split(",")], default=[1, 4, 16, 32, 64])
     parser.add_argument("--peers", type=Path, help="folder of the installed peers; without it only headrace runs")
     parser.add_argument("--model", choices=("smollm2", "1b"), default="smollm2")
+    parser.add_argument("--isa", choices=("avx512", "avx2"), help="ours and llama.cpp on this instruction set")
     parser.add_argument("--weights", help="only contestants with these weights: bf16, int8, int4")
     parser.add_argument("--only", help="comma-separated names of contestants")
     parser.add_argument("--repeats", type=int, default=3)
@@ -148,7 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [
         one
-        for one in contestants(options.model, options.peers)
+        for one in contestants(options.model, options.peers, options.isa)
         if options.weights in (None, one.weights) and (not options.only or one.name in options.only.split(","))
     ]
     machine = describe()
@@ -165,9 +167,10 @@ def main() -> None:
     settings = {key: str(value) for key, value in vars(options).items() if key != "peers"}
     data = {"machine": machine, "settings": settings, "results": results}
     stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(table(results) + "\n")
+    shown = f"{ratios(results)}\n\n{table(results)}\n"
+    stem.with_suffix(".md").write_text(shown)
     write_plot(stem.with_suffix(".png"), results, f"{options.model}, {options.input_len} in / {options.output_len} out")
-    print(table(results))
+    print(shown)
 
 
 if __name__ == "__main__":

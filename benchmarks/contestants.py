@@ -13,7 +13,8 @@ class Contestant:
     """One server on one set of weights.
 
     ``command`` gives its command line for a port and a number of users; ``per_level`` servers are restarted for each
-    number of users, because they divide their memory by it at start (llama.cpp's slots).
+    number of users, because they divide their memory by it at start (llama.cpp's slots). ``most_users``: beyond it
+    a contestant is so far behind the others that its minutes are better spent on more rounds.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Contestant:
     command: Callable[[int, int], list[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
     per_level: bool = False
+    most_users: int = 128
 
 
 def headrace(model: Path | None, weights: str, *extra: str) -> Contestant:
@@ -57,18 +59,20 @@ def vllm(home: Path, model: Path) -> Contestant:
     return Contestant("vLLM-CPU", "bf16", model, command, environment)
 
 
-def llama(home: Path, model: Path, weights: str) -> Contestant:
+def llama(home: Path, model: Path, weights: str, build: str = "llama-build", most_users: int = 128) -> Contestant:
     """llama.cpp's server, with as many slots as users (4 at least) and flash attention off, its faster setting here."""
+    folder = home / build / "bin"
 
     def command(port: int, users: int) -> list[str]:
         slots = max(4, users)
         return [
-            str(home / "llama-build" / "bin" / "llama-server"),
+            str(folder / "llama-server"),
             *("-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-t", "2", "-tb", "2"),
             *("-c", str(512 * slots), "--parallel", str(slots), "-cb", "-fa", "off", "--alias", "m"),
         ]
 
-    return Contestant("llama.cpp", weights, model, command, per_level=True)
+    libraries = {"LD_LIBRARY_PATH": str(folder)}
+    return Contestant("llama.cpp", weights, model, command, libraries, per_level=True, most_users=most_users)
 
 
 def openvino(home: Path, model: Path, weights: str) -> Contestant:
@@ -81,23 +85,30 @@ def openvino(home: Path, model: Path, weights: str) -> Contestant:
     return Contestant("OpenVINO", weights, model, command)
 
 
-def contestants(model: str, peers: Path | None) -> list[Contestant]:
-    """Ours and every installed peer for ``model``: "smollm2" or "1b" (a Llama-3.2-1B shape of random weights)."""
+def contestants(model: str, peers: Path | None, isa: str | None = None) -> list[Contestant]:
+    """Ours and every installed peer for ``model``: "smollm2" or "1b" (a Llama-3.2-1B shape of random weights).
+
+    With ``isa`` ("avx512", "avx2") ours with those kernels, and llama.cpp built for that instruction set.
+    """
     if peers is None:
         return [headrace(None, "Q4_1")] if model == "smollm2" else []
     stem, openvino_stem = {"smollm2": ("smollm2-135m", "ov-smol"), "1b": ("llama-1b-rand", "ov-1b")}[model]
     models = peers / "models"
+    build = "llama-build" if isa is None else f"llama-{isa}"
     # The context is bounded as the peers' is, so that all have about the same KV memory.
-    bounded = ("--max-model-len", "2048")
+    bounded = ("--max-model-len", "2048", *(() if isa is None else ("--isa", isa)))
     found = [
         headrace(models / f"{stem}-bf16", "bf16", *bounded),
         headrace(models / f"{stem}-Q8_0.gguf", "int8", *bounded),
         headrace(models / f"{stem}-Q4_0.gguf", "int4", *bounded),
-        vllm(peers, models / f"{stem}-bf16"),
-        llama(peers, models / f"{stem}-bf16.gguf", "bf16"),
-        openvino(peers, models / f"{openvino_stem}-fp16", "bf16"),
-        llama(peers, models / f"{stem}-Q8_0.gguf", "int8"),
-        openvino(peers, models / f"{openvino_stem}-int8", "int8"),
-        llama(peers, models / f"{stem}-Q4_0.gguf", "int4"),
+        llama(peers, models / f"{stem}-bf16.gguf", "bf16", build, most_users=16),
+        llama(peers, models / f"{stem}-Q8_0.gguf", "int8", build),
+        llama(peers, models / f"{stem}-Q4_0.gguf", "int4", build),
     ]
+    if isa is None:
+        found += [
+            vllm(peers, models / f"{stem}-bf16"),
+            openvino(peers, models / f"{openvino_stem}-fp16", "bf16"),
+            openvino(peers, models / f"{openvino_stem}-int8", "int8"),
+        ]
     return [one for one in found if one.model is None or one.model.exists()]

@@ -28,6 +28,33 @@ def table(results: Rows) -> str:
     return "\n".join(lines)
 
 
+def ratios(results: Rows, ours: str = "headrace") -> str:
+    """Our tokens per second over the best peer's with the same weights: a line a precision, a column a level."""
+    rates: dict[str, dict[int, dict[str, float]]] = {}
+    for name, rows in results.items():
+        server, weights = name.rsplit(" ", 1)
+        for row in rows:
+            rates.setdefault(weights, {}).setdefault(users_of(row), {})[server] = row["output_tokens_per_s"]
+
+    def cell(level: Mapping[str, float]) -> str:
+        peers = [(rate, server) for server, rate in level.items() if server != ours]
+        if ours not in level or not peers:
+            return ""
+        rate, server = max(peers)
+        return f"{level[ours] / rate:.2f} ({server})"
+
+    users = sorted({level for levels in rates.values() for level in levels})
+    lines = ["| ours / best peer | " + " | ".join(f"{n} users" for n in users) + " |", "|---" * (len(users) + 1) + "|"]
+    for weights, levels in rates.items():
+        lines.append(f"| {weights} | " + " | ".join(cell(levels.get(n, {})) for n in users) + " |")
+    return "\n".join(lines)
+
+
+def users_of(row: Mapping[str, Any]) -> int:
+    """The number of users of a level, from its label."""
+    return int("".join(filter(str.isdigit, row["label"])))
+
+
 def write_plot(file: Path, results: Rows, title: str) -> None:
     """Tokens per second and time to first token against users, both axes logarithmic."""
     import matplotlib as mpl
@@ -37,7 +64,7 @@ def write_plot(file: Path, results: Rows, title: str) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     for name, rows in results.items():
-        users = [int("".join(filter(str.isdigit, row["label"]))) for row in rows]
+        users = [users_of(row) for row in rows]
         axes[0].plot(users, [row["output_tokens_per_s"] for row in rows], marker="o", label=name)
         axes[1].plot(users, [row["ttft_ms"]["p50"] for row in rows], marker="o", label=name)
     for axis, label in zip(axes, ("output tokens per second", "time to first token, p50, ms"), strict=True):
