@@ -12,6 +12,7 @@ from hashlib import blake2b
 
 from headrace.types import (
     BLOCK_SIZE,
+    Cause,
     MemoryItem,
     Plan,
     PlanRow,
@@ -112,7 +113,7 @@ class FakeBackend:
 def _choice(context: Sequence[int], sampling: RowSampling) -> RowResult:
     token = choose(context, sampling)
     if token is None:
-        return RowResult(error="every token is banned")
+        return RowResult(error="every token is banned", cause=Cause.REQUEST)
     return RowResult(token, None if sampling.logprobs is None else logprob_of(context, token))
 
 

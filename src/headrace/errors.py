@@ -13,6 +13,7 @@ HeadraceError
 │   ├── Conflict                 409  something else is doing it already
 │   ├── PayloadTooLarge          413
 │   ├── UnsupportedMediaType     415
+│   ├── Unsatisfiable            400  what the answer was held to cannot be followed to its end
 │   └── Unsupported              400  a field or feature that is not honoured, refused by name
 ├── OverloadError                try again later; carries ``retry_after`` seconds
 │   ├── QueueFull                429
@@ -56,6 +57,10 @@ class InvalidRequest(RequestError):
 
 class Unsupported(RequestError):
     """A field or feature that headrace does not honour: refused, never ignored."""
+
+
+class Unsatisfiable(RequestError):
+    """What the answer was held to cannot be followed to its end: found out on the way."""
 
 
 class Unauthorized(RequestError):

@@ -94,6 +94,8 @@ class EngineStats:
     """Steps in which the backend raised."""
     stalled_total: int = 0
     """Sequences that were computed again and again without getting a token. Anything but 0 is a bug."""
+    unsatisfied_total: int = 0
+    """Requests whose grammar failed midway, or that left no token to choose."""
 
     @property
     def kv_usage(self) -> float:

@@ -43,6 +43,16 @@ class FinishReason(enum.StrEnum):
     ERROR = "error"
 
 
+class Cause(enum.StrEnum):
+    """Whose doing it is that a sequence ended with `FinishReason.ERROR`."""
+
+    SERVER = "server"
+    DEADLINE = "deadline"
+    """Its request's time was over."""
+    REQUEST = "request"
+    """What its request asked for cannot be followed any further: the error says why, for whoever sent it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to choose the next token, and when to end. Validated where it is made (``wire``), below the dialects.
@@ -233,6 +243,8 @@ class RowResult:
     earlier: tuple[RowResult, ...] = ()
     embedding: Sequence[float] | None = None
     """The hidden state of the row's last token after the final norm, not normalised to length 1."""
+    cause: Cause = Cause.SERVER
+    """Of the error. ``REQUEST``: bias, allowed ids and mask leave no token to choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,9 +263,9 @@ class TokenEvent:
 
     The first event of a sequence carries ``cached_tokens`` (prompt tokens served from the prefix cache), ``queue_time``
     (seconds from the request's arrival to its first being planned) and ``prompt_logprobs`` (None for the first token,
-    which nothing precedes) if they were asked for. The last one, and
-    only it, carries ``finish``. An EOS or stop token that ends the sequence is in ``tokens``: it was generated
-    and is counted; ``text`` leaves it out of what people read. ``stop_token`` names it.
+    which nothing precedes) if they were asked for. The last one, and only it, carries ``finish``, with ``error`` and
+    its ``cause`` if that is ERROR. An EOS or stop token that ends the sequence is in ``tokens``: it was generated and
+    is counted; ``text`` leaves it out of what people read. ``stop_token`` names it.
     """
 
     request_id: str
@@ -267,6 +279,7 @@ class TokenEvent:
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     queue_time: float | None = None
     embedding: Sequence[float] | None = None
+    cause: Cause = Cause.SERVER
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from headrace.metrics import Recorder
 from headrace.stats import EngineStats, Health
 from headrace.text.output import OutputText
 from headrace.text.tokenizer import Tokenizer
-from headrace.types import FinishReason, Request, SamplingParams, TokenEvent, TokenLogprobs
+from headrace.types import Cause, FinishReason, Request, SamplingParams, TokenEvent, TokenLogprobs
 from headrace.wire.calls import Conversation, Prompts
 from headrace.wire.limits import Limits
 
@@ -121,6 +121,9 @@ class FakeEngine:
     dead: bool = False
     ready: bool = True
     error: str | None = None
+    cause: Cause = Cause.SERVER
+    error_after: int = 0
+    """Tokens that a sequence gets before it fails with ``error``."""
     refuse: HeadraceError | None = None
     submitted: list[Request] = field(default_factory=list)
     aborted: list[tuple[str, int | None]] = field(default_factory=list)
@@ -177,8 +180,10 @@ class FakeEngine:
 
     def _advance(self, each: Running) -> TokenEvent:
         first, sampling = each.sent == 0, each.request.sampling
-        if self.error is not None:
-            return TokenEvent(each.request.id, each.index, finish=FinishReason.ERROR, error=self.error)
+        if self.error is not None and each.sent >= self.error_after:
+            return TokenEvent(
+                each.request.id, each.index, finish=FinishReason.ERROR, error=self.error, cause=self.cause
+            )
         if each.request.embed:
             state = [1.0 + token for token in (0, 0, 0, *each.request.prompt)[-4:]]
             return TokenEvent(each.request.id, each.index, finish=FinishReason.STOP, embedding=state)

@@ -7,6 +7,7 @@ import pytest
 
 from headrace.api import ServerSettings
 from headrace.errors import EngineDead, QueueFull
+from headrace.types import Cause
 from tests.api.conftest import Start
 from tests.api.fakes import EOS, TEXT, FakeEngine, wait_until
 
@@ -147,7 +148,7 @@ def test_errors_are_the_right_classes(start: Start) -> None:
     engine.refuse, engine.error = None, "a NaN logit"
     with pytest.raises(openai.InternalServerError, match="a NaN logit"):
         client.completions.create(model="tiny", prompt="x")
-    engine.error = "deadline"
+    engine.error, engine.cause = "deadline", Cause.DEADLINE
     with pytest.raises(openai.InternalServerError) as late:
         client.completions.create(model="tiny", prompt="x")
     assert late.value.status_code == 504

@@ -116,3 +116,28 @@ def test_a_watermark_is_found_in_what_the_server_writes(idle_server: ServerProce
 
     assert z(watermark=True) > 4
     assert z() < 3
+
+
+def test_a_grammar_that_fails_on_the_way_ends_its_request_alone(idle_server: ServerProcess) -> None:
+    """Every further letter can be read in more ways than the last, until one step is too large."""
+
+    def failures() -> float:
+        lines = httpx.get(f"{idle_server.url}/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("headrace:unsatisfied_total{"))
+
+    before = failures()
+    body = {"prompt": "aaaa", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
+    other = httpx.Client(base_url=idle_server.url, timeout=120)
+    held = {**body, "structured_outputs": {"grammar": 's: s s | s s s | "a" | "b"\nstart: s'}}
+    answer = other.post("/v1/completions", json=held)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "structured_outputs"), answer.text
+    assert "grammar" in error["message"]
+    lines = [line for line in other.post("/v1/completions", json={**held, "stream": True}).text.splitlines() if line]
+    assert json.loads(lines[-2].removeprefix("data: "))["error"]["code"] == 400
+    none = other.post(
+        "/v1/completions", json={**body, "structured_outputs": {"regex": "[0-9]+"}, "bad_words": list("0123456789")}
+    )
+    assert none.status_code == 400, none.text
+    assert failures() == before + 3
+    assert other.post("/v1/completions", json={"prompt": "a", "max_tokens": 4}).status_code == 200

@@ -9,6 +9,7 @@ import pytest
 
 from headrace.errors import Draining, EngineDead, EngineError, InvalidRequest, QueueFull
 from headrace.types import (
+    Cause,
     FinishReason,
     Plan,
     Request,
@@ -328,7 +329,7 @@ def test_deadlines(rig: Rig) -> None:
     object.__setattr__(late, "deadline", time.monotonic() - 1)
     rig.engine.submit(late)
     end = rig.ear.wait_for_end("late")
-    assert (end.finish, end.error) == (FinishReason.ERROR, "deadline")
+    assert (end.finish, end.cause) == (FinishReason.ERROR, Cause.DEADLINE)
 
 
 def test_wrong_books_are_noticed_when_idle(rig: Rig) -> None:

@@ -15,7 +15,7 @@ from headrace.scheduler.drafting import PromptLookup
 from headrace.scheduler.sampling import SamplingRule, derive_seed
 from headrace.scheduler.scheduler import Scheduler
 from headrace.scheduler.speculation import Speculation
-from headrace.types import FinishReason, Request, RowSampling, SamplingParams, TokenEvent
+from headrace.types import Cause, FinishReason, Request, RowSampling, SamplingParams, TokenEvent
 from headrace.watermark import Watermark, green_list
 from tests.fakes import VOCAB, FakeBackend, choose
 
@@ -154,13 +154,13 @@ def test_eos_only_where_the_grammar_may_end() -> None:
 def test_a_grammar_that_fails_ends_its_request_alone() -> None:
     ends = run([request("bad", Beads(breaks=7), n=2), request("good", Beads(length=20))])
     assert {ends["bad", i].finish for i in range(2)} == {FinishReason.ERROR}
-    assert ends["bad", 0].error == "the string broke"
+    assert (ends["bad", 0].error, ends["bad", 0].cause) == ("the string broke", Cause.REQUEST)
     assert ends["good", 0].finish is FinishReason.STOP
 
 
 def test_nothing_left_to_choose_ends_the_request_alone() -> None:
     ends = run([request("none", Beads(2), allowed_token_ids=(1,)), request("good", Beads(length=20))])
-    assert ends["none", 0].finish is FinishReason.ERROR
+    assert (ends["none", 0].finish, ends["none", 0].cause) == (FinishReason.ERROR, Cause.REQUEST)
     assert ends["good", 0].finish is FinishReason.STOP
 
 

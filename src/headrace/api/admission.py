@@ -19,10 +19,11 @@ LONG_TEXT = 2048
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """One engine request, and the prompt's text if the answer repeats it."""
+    """One engine request; the prompt's text if the answer repeats it; the field that holds the answer to something."""
 
     request: Request
     echo: str | None
+    held_by: str | None
 
 
 async def admit(
@@ -69,7 +70,8 @@ async def admit(
             deadline=deadline,
             embed=call.embedding is not None,
         )
-        admitted.append(Admitted(request, _echo(call.content, index, prompt, served.words)))
+        echo = _echo(call.content, index, prompt, served.words)
+        admitted.append(Admitted(request, echo, None if constraint is None else constraint.field))
     return admitted
 
 

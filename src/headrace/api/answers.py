@@ -88,6 +88,7 @@ class Answerer:
             dialect.errors,
             partial(dialect.headers, call),
             caller.spend,
+            admitted[0].held_by,
         )
 
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.api.choice import Choice, VectorChoice
-from headrace.errors import DeadlineExceeded, EngineError
-from headrace.types import FinishReason, Request, TokenEvent
+from headrace.errors import DeadlineExceeded, EngineError, HeadraceError, Unsatisfiable
+from headrace.types import Cause, FinishReason, Request, TokenEvent
 from headrace.wire.calls import AnswerStyle
 from headrace.wire.chunks import ChunkWriter
 from headrace.wire.deltas import Delta, Timing, Usage
@@ -24,12 +24,11 @@ from headrace.wire.failures import OPENAI, ErrorShape
 from headrace.wire.fold import Choice as Folded
 
 _NO_USAGE = Usage()
-DEADLINE = "deadline"
-"""The engine's word, in `TokenEvent.error`, for a request whose deadline passed."""
 
 
 class Reply:
-    """``requests[i]``'s sequence ``k`` is choice ``i * n + k``."""
+    """``requests[i]``'s sequence ``k`` is choice ``i * n + k``. ``held_by`` is the field that holds the answer to
+    something, for errors."""
 
     def __init__(
         self,
@@ -41,6 +40,7 @@ class Reply:
         errors: ErrorShape = OPENAI,
         headers: Callable[[Usage], Sequence[tuple[bytes, bytes]]] = lambda usage: (),
         spend: Callable[[int], None] | None = None,
+        held_by: str | None = None,
     ) -> None:
         self.requests = requests
         self.choices = choices
@@ -61,6 +61,7 @@ class Reply:
         self.spend = spend
         """Where its tokens are told as they come; None if nobody counts them."""
         self._spent = 0
+        self._held_by = held_by
         self._writer = writer
         self._document = document
         self._errors = errors
@@ -95,15 +96,13 @@ class Reply:
         """An event of the sequence ``event.index`` of ``requests[request]``; returns its choice.
 
         Raises:
-            DeadlineExceeded, EngineError: the event says that the engine gave up on it.
+            DeadlineExceeded, Unsatisfiable, EngineError: the event says that the engine gave up on it.
         """
         choice = self.choices[request * self.requests[request].n + event.index]
         if event.cached_tokens is not None:
             self._begin(event, event.cached_tokens)
         if event.finish is FinishReason.ERROR:
-            if event.error == DEADLINE:
-                raise DeadlineExceeded("the request's deadline passed before it finished")
-            raise EngineError(event.error or "the request failed in the engine")
+            raise self._failure(event)
         before, reasoned = choice.tokens, choice.reasoning_tokens
         deltas = choice.on_event(event)
         self._completion_tokens += choice.tokens - before
@@ -111,6 +110,12 @@ class Reply:
         for delta in deltas:
             self._add(delta)
         return choice
+
+    def _failure(self, event: TokenEvent) -> HeadraceError:
+        if event.cause is Cause.DEADLINE:
+            return DeadlineExceeded("the request's deadline passed before it finished")
+        error = event.error or "the request failed in the engine"
+        return Unsatisfiable(error, self._held_by) if event.cause is Cause.REQUEST else EngineError(error)
 
     def _begin(self, event: TokenEvent, cached_tokens: int) -> None:
         """A sequence's first event. Its prompt's tokens are counted once, although each of its sequences tells."""

@@ -46,6 +46,7 @@ class Reporter:
             integrity_failures_total=self.integrity_failures,
             step_failures_total=self.step_failures,
             stalled_total=scheduler.stalled,
+            unsatisfied_total=scheduler.unsatisfied,
         )
 
     def seconds_for(self, requests: int, now: float) -> float:

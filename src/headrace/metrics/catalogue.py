@@ -94,6 +94,8 @@ _LOAD = (
     Metric("headrace:step_failures", _C, "Steps that the backend failed.", read=lambda s: s.step_failures_total),
     Metric("headrace:stalled", _C, "Sequences ended because no step brought them a token: a bug.",
            read=lambda s: s.stalled_total),
+    Metric("headrace:unsatisfied", _C, "Requests whose grammar failed midway, or that left no token to choose.",
+           read=lambda s: s.unsatisfied_total),
 )  # fmt: skip
 """Read from the engine when asked."""
 

@@ -13,7 +13,7 @@ from headrace.kvcache.prefix import BlockKeys
 from headrace.scheduler.queue import FairQueue
 from headrace.scheduler.state import RequestState, SequenceState
 from headrace.scheduler.tally import Tally
-from headrace.types import BLOCK_SIZE, FinishReason, Plan, Request, TokenEvent
+from headrace.types import BLOCK_SIZE, Cause, FinishReason, Plan, Request, TokenEvent
 
 _SHARED_SECONDS = 60.0
 """How long a change from one client to another is remembered."""
@@ -156,24 +156,30 @@ class Roster:
             self.decoding.pop(sequence.id, None)
 
     def end(
-        self, owner: RequestState, now: float, reason: FinishReason, error: str | None = None, index: int | None = None
+        self,
+        owner: RequestState,
+        now: float,
+        reason: FinishReason,
+        error: str | None = None,
+        index: int | None = None,
+        cause: Cause = Cause.SERVER,
     ) -> list[TokenEvent]:
         """End what is left of a request, or its ``index``-th sequence, before its time; one event for each."""
         events = []
         for i in range(owner.request.n) if index is None else (index,):
             if 0 <= i < owner.request.n and owner.finish[i] is None:
                 self.finish(owner, i, reason, now)
-                events.append(TokenEvent(owner.request.id, i, finish=reason, error=error))
+                events.append(TokenEvent(owner.request.id, i, finish=reason, error=error, cause=cause))
         return events
 
     def expire(self, now: float) -> list[TokenEvent]:
-        """End the requests whose deadline has passed, waiting or running: an error that says "deadline"."""
+        """End the requests whose deadline has passed, waiting or running: an error whose cause is the deadline."""
         events: list[TokenEvent] = []
         while self._deadlines and self._deadlines[0][0] <= now:
             deadline, request_id = heapq.heappop(self._deadlines)
             owner = self.requests.get(request_id)
             if owner is not None and owner.request.deadline == deadline:
-                events += self.end(owner, now, FinishReason.ERROR, "deadline")
+                events += self.end(owner, now, FinishReason.ERROR, "deadline", cause=Cause.DEADLINE)
         return events
 
     def fail(self, plan: Plan | None, now: float, error: str) -> list[TokenEvent]:

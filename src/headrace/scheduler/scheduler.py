@@ -13,10 +13,11 @@ from headrace.scheduler.config import SchedulerConfig
 from headrace.scheduler.planner import Planner
 from headrace.scheduler.roster import Roster
 from headrace.scheduler.speculation import Speculation, accepted
-from headrace.scheduler.state import SequenceState
+from headrace.scheduler.state import RequestState, SequenceState
 from headrace.scheduler.tally import Tally
 from headrace.types import (
     BLOCK_SIZE,
+    Cause,
     FinishReason,
     Plan,
     PlanRow,
@@ -47,6 +48,8 @@ class Scheduler:
         self._speculation = speculation
         self.stalled = 0
         """Sequences that were ended because no step brought them a token. Anything but 0 is a bug."""
+        self.unsatisfied = 0
+        """Requests that were ended because what they asked for could not be followed any further."""
         self._planner = Planner(config, cache, self._roster, speculation)
 
     # -------------------------------------------------------------------------------- coming, going, looking
@@ -67,7 +70,7 @@ class Scheduler:
         return [] if owner is None else self._roster.end(owner, now, reason, index=index)
 
     def expire(self, now: float) -> list[TokenEvent]:
-        """End the requests whose deadline has passed, waiting or running: an error that says "deadline"."""
+        """End the requests whose deadline has passed, waiting or running: an error whose cause is the deadline."""
         return self._roster.expire(now)
 
     def fail(self, plan: Plan | None, now: float, error: str) -> list[TokenEvent]:
@@ -149,11 +152,11 @@ class Scheduler:
         self, sequence: SequenceState, row: PlanRow, answer: RowResult, now: float, events: list[TokenEvent]
     ) -> None:
         owner, lease = sequence.owner, sequence.lease
-        tokens, logprobs, error = _outcome(row, answer, owner.stops)
+        tokens, logprobs, error, cause = _outcome(row, answer, owner.stops)
         if row.earlier:
             self._note_draft(sequence, len(row.earlier), len(tokens) - (error is None))
         if lease is None or (error is not None and not tokens):
-            events += self._roster.end(owner, now, FinishReason.ERROR, error)
+            events += self._failed(owner, now, error, cause)
             return
         sequence.tokens.extend(tokens)
         # Of a draft, what was not chosen after has been computed for nothing.
@@ -178,7 +181,7 @@ class Scheduler:
             if broken is None:
                 finish = FinishReason.STOP  # the grammar's text is complete
             elif finish is None:
-                error = broken
+                error, cause = broken, Cause.REQUEST
         events.append(
             TokenEvent(owner.request.id, sequence.index, tokens, logprobs, finish, stop, embedding=answer.embedding)
         )
@@ -186,7 +189,12 @@ class Scheduler:
         if finish is not None:
             self._roster.finish(owner, sequence.index, finish, now)
         elif error is not None:
-            events += self._roster.end(owner, now, FinishReason.ERROR, error)
+            events += self._failed(owner, now, error, cause)
+
+    def _failed(self, owner: RequestState, now: float, error: str | None, cause: Cause) -> list[TokenEvent]:
+        """A row of the request gave no token; it ends with what it has, and alone."""
+        self.unsatisfied += cause is Cause.REQUEST
+        return self._roster.end(owner, now, FinishReason.ERROR, error, cause=cause)
 
     def _note_chunk(self, sequence: SequenceState, count: int, events: list[TokenEvent], now: float) -> None:
         """A part of what it is behind by was computed. That must lead to a token some time, however often it is
@@ -242,16 +250,17 @@ class Scheduler:
 
 def _outcome(
     row: PlanRow, answer: RowResult, stops: Collection[int]
-) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...], str | None]:
-    """What a row gave: the tokens that count, their logprobs, and why there are no more if something is wrong."""
+) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...], str | None, Cause]:
+    """What a row gave: the tokens that count, their logprobs, and, if something is wrong, why there are no more and
+    whose doing that is."""
     if row.earlier and len(answer.earlier) == len(row.earlier):
         choices = accepted(row, answer, stops)
         last = choices[-1]
         wrong = _MISFIT if last.token is None else None
         tokens = tuple(choice.token for choice in choices if choice.token is not None)
-        return tokens, tuple(choice.logprobs for choice in choices if choice.logprobs), last.error or wrong
+        return tokens, tuple(choice.logprobs for choice in choices if choice.logprobs), last.error or wrong, last.cause
     if answer.error is not None:
-        return _NOTHING, (), answer.error
+        return _NOTHING, (), answer.error, answer.cause
     token, logprobs = answer.token, answer.logprobs
     if (
         row.earlier
@@ -259,5 +268,5 @@ def _outcome(
         or len(answer.target_logprobs) != len(row.targets)
         or (answer.embedding is None) == row.embed
     ):
-        return _NOTHING, (), _MISFIT
-    return _NOTHING if token is None else (token,), () if logprobs is None else (logprobs,), None
+        return _NOTHING, (), _MISFIT, Cause.SERVER
+    return _NOTHING if token is None else (token,), () if logprobs is None else (logprobs,), None, Cause.SERVER

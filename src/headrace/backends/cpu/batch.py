@@ -12,6 +12,7 @@ from array import array
 from dataclasses import replace
 
 from headrace.backends.cpu.library import (
+    ALL_BANNED,
     WANT_EMBEDDING,
     WANT_GREEDY,
     WANT_NOTHING,
@@ -19,7 +20,7 @@ from headrace.backends.cpu.library import (
     ResultStruct,
     sampling_error,
 )
-from headrace.types import GREEDY, Plan, PlanRow, RowResult, RowSampling, StepResult, TokenLogprobs
+from headrace.types import GREEDY, Cause, Plan, PlanRow, RowResult, RowSampling, StepResult, TokenLogprobs
 
 _SAMPLING = struct.Struct("@6d2Q2iP2i2P2i2PQdIi")
 """``hr_sampling`` (native/sampler.h), field for field."""
@@ -219,7 +220,8 @@ class _EntryReader:
         self._entry += 1
         self._top += tops or 0
         if status:
-            return RowResult(error=sampling_error(status))
+            cause = Cause.REQUEST if status == ALL_BANNED else Cause.SERVER
+            return RowResult(error=sampling_error(status), cause=cause)
         if tops is None:
             return RowResult(token=token)
         ids = self._integers[4 * n + begin : 4 * n + begin + count]
@@ -234,6 +236,6 @@ class _EntryReader:
         entries = [self.next(row.target_logprobs) for _ in row.targets]
         errors = [entry.error for entry in entries if entry.error]
         if errors:
-            return RowResult(error=result.error or errors[0], earlier=result.earlier)
+            return RowResult(error=result.error or errors[0], earlier=result.earlier, cause=result.cause)
         targets = tuple(entry.logprobs for entry in entries if entry.logprobs)
-        return RowResult(result.token, result.logprobs, targets, result.error, result.earlier)
+        return replace(result, target_logprobs=targets)

@@ -144,6 +144,10 @@ def available_isas() -> tuple[str, ...]:
     return tuple(names.decode().split())
 
 
+ALL_BANNED = 2
+"""``HR_SAMPLE_ALL_BANNED``: the status of a row whose own settings leave no token to choose."""
+
+
 @functools.cache
 def sampling_error(status: int) -> str:
     """What a row's status other than 0 means."""

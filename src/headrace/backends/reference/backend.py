@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from headrace.backends.reference.decoder import Decoder
 from headrace.backends.reference.dequantize import dequantize
-from headrace.backends.reference.sampling import SamplingError, adjusted, sample, token_logprobs
+from headrace.backends.reference.sampling import NothingToChoose, SamplingError, adjusted, sample, token_logprobs
 from headrace.errors import ConfigError, EngineError, MemoryPlanError, ModelFileError
 from headrace.types import (
     BLOCK_SIZE,
+    Cause,
     MemoryItem,
     Plan,
     PlanRow,
@@ -123,7 +124,7 @@ class ReferenceBackend:
             return self._embedding(hidden)
         error = error or last.error
         if error is not None:
-            return RowResult(error=error, earlier=tuple(chosen))
+            return RowResult(error=error, cause=last.cause, earlier=tuple(chosen))
         return RowResult(last.token, last.logprobs, tuple(targets), earlier=tuple(chosen))
 
     def _embedding(self, hidden: Floats) -> RowResult:
@@ -136,7 +137,8 @@ class ReferenceBackend:
         try:
             return RowResult(*sample(self._decoder.logits(hidden), sampling))
         except SamplingError as fault:
-            return RowResult(error=str(fault))
+            cause = Cause.REQUEST if isinstance(fault, NothingToChoose) else Cause.SERVER
+            return RowResult(error=str(fault), cause=cause)
 
     def _check(self, plan: Plan) -> None:
         if plan.num_tokens > self._max_batch_tokens:

@@ -29,6 +29,10 @@ class SamplingError(ValueError):
     """No token can be chosen from this row; the message says why, for the request that it belongs to."""
 
 
+class NothingToChoose(SamplingError):
+    """The row's own settings ban every token."""
+
+
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
     """Philox 4x32-10: four 32-bit words from four of counter and two of key.
 
@@ -80,7 +84,7 @@ def adjusted(logits: Floats, sampling: RowSampling) -> Floats:
     if np.isnan(z).any() or z.max() == np.inf:
         raise SamplingError("the model produced a logit that is NaN or infinite")
     if z.max() == -np.inf:
-        raise SamplingError("logit_bias, allowed_token_ids and what the answer is held to leave no token to choose")
+        raise NothingToChoose("logit_bias, allowed_token_ids and what the answer is held to leave no token to choose")
     return z
 
 
