@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.contestants import Contestant, contestants
+from benchmarks.contestants import Contestant, contestants, versions
 from benchmarks.machine import describe
 from benchmarks.show import ratios, table, write_plot
 
@@ -153,7 +153,7 @@ def main() -> None:
         for one in contestants(options.model, options.peers, options.isa)
         if options.weights in (None, one.weights) and (not options.only or one.name in options.only.split(","))
     ]
-    machine = describe()
+    machine = {**describe(), "peers": {} if options.peers is None else versions(options.peers)}
     runs: dict[str, list[list[dict[str, Any]]]] = {}
     with tempfile.NamedTemporaryFile("wb", suffix=".log", delete=False) as log:
         for repeat in range(options.repeats):

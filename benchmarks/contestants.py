@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -112,3 +114,16 @@ def contestants(model: str, peers: Path | None, isa: str | None = None) -> list[
             openvino(peers, models / f"{openvino_stem}-int8", "int8"),
         ]
     return [one for one in found if one.model is None or one.model.exists()]
+
+
+def versions(peers: Path) -> dict[str, str]:
+    """The version of each installed peer."""
+    found = {}
+    for name in ("vllm", "openvino_genai"):
+        for folder in peers.glob(f"*/lib/python3*/site-packages/{name}-*.dist-info"):
+            found[name] = folder.name.removeprefix(f"{name}-").removesuffix(".dist-info")
+    server = peers / "llama-build" / "bin" / "llama-server"
+    if server.exists():
+        said = subprocess.run([str(server), "--version"], capture_output=True, text=True, check=True)
+        found["llama.cpp"] = re.findall(r"version: (.*)", said.stdout + said.stderr)[0]
+    return found
