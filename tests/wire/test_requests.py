@@ -305,7 +305,7 @@ def test_the_models_own_defaults_hold_until_the_call_says_otherwise() -> None:
     [
         b"", b"[]", b"null", b"1", b'"x"', b"{", b'{"a":NaN}', b'{"a":-Infinity}', b'{"a":1,"a":2}', b"\xff\xfe{}",
         b'{"a":"\xff"}', b'\xef\xbb\xbf{"a":1}', b"[" * 250_000, b'{"a":' * 250_000, b'{"a":' + b"9" * 5000 + b"}",
-        b"{}x",
+        b"{}x", b'{"a":1e999}', b'{"a":[-1e999]}', b'{"a":' + b"9" * 400 + b".0}", b'{"a":' * 129 + b"1" + b"}" * 129,
     ],
     ids=lambda r: ascii(r)[:30],
 )  # fmt: skip
@@ -316,7 +316,8 @@ def test_bodies_that_are_refused(raw: bytes) -> None:
 
 
 def test_deep_and_wide_bodies_within_reason_are_read() -> None:
-    assert parse_json(b'{"a":' + b"[" * 120 + b"]" * 120 + b"}")["a"]
+    assert parse_json(b'{"a":' + b"[" * 127 + b"]" * 127 + b"}")["a"]
+    assert parse_json(b'{"a":[' + b"[]," * 1000 + b"1e30]}")["a"][-1] == 1e30
     assert len(parse_json(json.dumps({str(i): i for i in range(100_000)}).encode())) == 100_000
 
 

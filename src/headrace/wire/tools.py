@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.errors import InvalidRequest, Unsupported
+from headrace.wire.body import is_nested_deeper
 from headrace.wire.calls import Tool, ToolChoice
 from headrace.wire.fields import Fields, check_text, shown
 from headrace.wire.limits import Limits
@@ -89,17 +90,7 @@ def check_nested(value: object, path: str) -> None:
     Raises:
         InvalidRequest: it is, or has half of a surrogate pair in it.
     """
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for each in level
-            if isinstance(each, dict | list)
-            for child in (each.values() if isinstance(each, dict) else each)
-        ]
-        if not level:
-            break
-    else:
+    if is_nested_deeper(value, MAX_DEPTH):
         raise InvalidRequest(f"{path} is nested more than {MAX_DEPTH} deep", path)
     try:
         json.dumps(value, ensure_ascii=False).encode()
