@@ -15,6 +15,7 @@ from tests.api.fakes import EOS, FakeEngine, served, wait_until
 from tests.api.formats import FormatWords
 from tests.api.test_tools import CALL, THOUGHT
 
+JSON = "application/json"
 TOOLS = [
     {
         "type": "function",
@@ -111,6 +112,26 @@ def test_cut_off_is_incomplete(start: Start) -> None:
         events = list(stream)
     assert events[-1].type == "response.incomplete"
     assert events[-1].response.output[0].status == "incomplete"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("user", "\ud800"),
+        ("prompt_cache_key", "\ud800"),
+        ("metadata", {"a": "\ud800"}),
+        ("text", {"format": {"type": "json_schema", "name": "\ud800", "schema": {"type": "object"}}}),
+        ("tool_choice", {"type": "function", "name": "weather", "more": "\ud800"}),
+    ],
+)
+def test_what_the_answer_would_repeat_must_be_fit_to_be_written(
+    start: Start, field: str, value: Any, stream: bool
+) -> None:
+    server = serve(start, "Sunny.")
+    body = {"model": "tiny", "input": "How?", "tools": TOOLS, field: value, "stream": stream}
+    answer = httpx.post(f"{server.url}/v1/responses", content=json.dumps(body), headers={"content-type": JSON})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
 
 
 def test_an_engine_failure_in_a_stream_is_an_event(start: Start) -> None:

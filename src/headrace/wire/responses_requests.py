@@ -55,7 +55,8 @@ def parse_response(body: Mapping[str, Any], limits: Limits, defaults: Mapping[st
     tools = _tools(fields.raw("tools"), limits)
     effort = _effort(fields)
     metadata = fields.mapping("metadata", 16)
-    check_nested(dict(metadata), "metadata")
+    for name in (*_REPEATED, "text", "tool_choice"):
+        check_nested(body.get(name), name)  # the answer repeats it, as it is
     conversation = Conversation(
         messages=_messages(fields, limits),
         tools=tools,
