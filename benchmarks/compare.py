@@ -105,18 +105,19 @@ def bench(url: str, users: list[int], options: argparse.Namespace, seed: int) ->
 
 
 def in_process(one: Contestant, users: list[int], options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
-    """OpenVINO: a script inside its environment does the same rounds without HTTP."""
+    """A script inside the contestant's own environment does the same rounds without HTTP."""
     lengths = {"input_len": options.input_len, "output_len": options.output_len, "seed": seed}
     work = [{"users": n, "requests": max(8, 2 * n), **lengths} for n in users]
     lines = "".join(json.dumps(level) + "\n" for level in work)
-    run = subprocess.run(one.command(0, 0), input=lines, capture_output=True, text=True, check=True)
+    environment = {**os.environ, **one.environment}
+    run = subprocess.run(one.command(0, 0), input=lines, capture_output=True, text=True, check=True, env=environment)
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
 
 
 def measure(one: Contestant, options: argparse.Namespace, seed: int, log: IO[bytes]) -> list[dict[str, Any]]:
     """All levels of one contestant, once."""
     levels = [users for users in options.users if users <= one.most_users]
-    if one.name == "OpenVINO":
+    if one.in_process:
         return in_process(one, levels, options, seed)
     rows = []
     for users in [[n] for n in levels] if one.per_level else [levels]:

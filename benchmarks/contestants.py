@@ -15,7 +15,8 @@ class Contestant:
     """One server on one set of weights.
 
     ``command`` gives its command line for a port and a number of users; ``per_level`` servers are restarted for each
-    number of users, because they divide their memory by it at start (llama.cpp's slots). ``most_users``: beyond it
+    number of users, because they divide their memory by it at start (llama.cpp's slots). ``in_process`` ones are no
+    servers: their command reads levels and writes results. ``most_users``: beyond it
     a contestant is so far behind the others that its minutes are better spent on more rounds.
     """
 
@@ -25,6 +26,7 @@ class Contestant:
     command: Callable[[int, int], list[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
     per_level: bool = False
+    in_process: bool = False
     most_users: int = 128
 
 
@@ -38,6 +40,12 @@ def headrace(model: Path | None, weights: str, *extra: str) -> Contestant:
     return Contestant("headrace", weights, model, command)
 
 
+def preloaded(home: Path) -> dict[str, str]:
+    """What makes torch fastest here: Intel's OpenMP and tcmalloc, where they are installed."""
+    paths = [home / "vllm" / "lib" / "libiomp5.so", Path("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4")]
+    return {"LD_PRELOAD": ":".join(str(path) for path in paths if path.exists())}
+
+
 def vllm(home: Path, model: Path) -> Contestant:
     """vLLM for CPU in its best setting here: both cores, Intel's OpenMP and tcmalloc."""
     folder = home / "vllm"
@@ -49,9 +57,8 @@ def vllm(home: Path, model: Path) -> Contestant:
             *("--dtype", "bfloat16", "--max-model-len", "2048", "--served-model-name", "m"),
         ]
 
-    preload = [folder / "lib" / "libiomp5.so", Path("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4")]
     environment = {
-        "LD_PRELOAD": ":".join(str(path) for path in preload if path.exists()),
+        **preloaded(home),
         "VLLM_CPU_KVCACHE_SPACE": "4",
         "VLLM_CPU_OMP_THREADS_BIND": "0-1",
         "VLLM_NO_USAGE_STATS": "1",
@@ -84,7 +91,17 @@ def openvino(home: Path, model: Path, weights: str) -> Contestant:
     def command(_port: int, _users: int) -> list[str]:
         return [str(home / "ov" / "bin" / "python"), str(script), str(model)]
 
-    return Contestant("OpenVINO", weights, model, command)
+    return Contestant("OpenVINO", weights, model, command, in_process=True)
+
+
+def naive(home: Path, model: Path) -> Contestant:
+    """transformers without a server, from vLLM's environment."""
+    script = Path(__file__).with_name("naive_levels.py")
+
+    def command(_port: int, _users: int) -> list[str]:
+        return [str(home / "vllm" / "bin" / "python"), str(script), str(model)]
+
+    return Contestant("transformers", "bf16", model, command, preloaded(home), in_process=True, most_users=1)
 
 
 def contestants(model: str, peers: Path | None, isa: str | None = None) -> list[Contestant]:
@@ -109,6 +126,7 @@ def contestants(model: str, peers: Path | None, isa: str | None = None) -> list[
     ]
     if isa is None:
         found += [
+            naive(peers, models / f"{stem}-bf16"),
             vllm(peers, models / f"{stem}-bf16"),
             openvino(peers, models / f"{openvino_stem}-fp16", "bf16"),
             openvino(peers, models / f"{openvino_stem}-int8", "int8"),

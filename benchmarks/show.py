@@ -20,12 +20,16 @@ def table(results: Rows) -> str:
             low, high = row.get("output_tokens_per_s_range", (row["output_tokens_per_s"],) * 2)
             lines.append(
                 f"| {name} | {row['label']} | {row['output_tokens_per_s']:.0f} | {low:.0f} to {high:.0f} "
-                f"| {row['ttft_ms']['p50']:.0f} / {row['ttft_ms']['p95']:.0f} "
-                f"| {row['itl_ms']['p50']:.1f} / {row['itl_ms']['p99']:.1f} "
+                f"| {pair(row.get('ttft_ms'), 'p50', 'p95', 0)} | {pair(row.get('itl_ms'), 'p50', 'p99', 1)} "
                 f"| {row.get('first_token_s', '-')} | {row.get('idle_rss_mb', '-')} |"
                 + (f" errors {row['errors']}" if row.get("errors") else "")
             )
     return "\n".join(lines)
+
+
+def pair(spread: Mapping[str, float] | None, low: str, high: str, digits: int) -> str:
+    """Two percentiles of a spread in milliseconds, or a dash where none was measured."""
+    return "-" if spread is None else f"{spread[low]:.{digits}f} / {spread[high]:.{digits}f}"
 
 
 def ratios(results: Rows, ours: str = "headrace") -> str:
@@ -66,7 +70,8 @@ def write_plot(file: Path, results: Rows, title: str) -> None:
     for name, rows in results.items():
         users = [users_of(row) for row in rows]
         axes[0].plot(users, [row["output_tokens_per_s"] for row in rows], marker="o", label=name)
-        axes[1].plot(users, [row["ttft_ms"]["p50"] for row in rows], marker="o", label=name)
+        if all("ttft_ms" in row for row in rows):
+            axes[1].plot(users, [row["ttft_ms"]["p50"] for row in rows], marker="o", label=name)
     for axis, label in zip(axes, ("output tokens per second", "time to first token, p50, ms"), strict=True):
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
