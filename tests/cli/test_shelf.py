@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli.cards import read_card
+from headrace.cli.cards import capabilities, read_card
 from headrace.cli.flags import parser, read
 from headrace.cli.shelf import may_manage
 from headrace.config import SECTIONS
+from headrace.text.template import ChatTemplate
+from tests.text.formats import templates
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,21 @@ def test_a_card_tells_what_the_files_say(model: Path) -> None:
     assert "messages" in card.template
     assert len(card.digest) == 64
     assert read_card(model).digest == card.digest
+    assert card.capabilities == ("completion",), "its template knows no tools"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (templates.QWEN3, ("completion", "tools", "thinking")),
+        (templates.LLAMA31, ("completion", "tools")),
+        ("{{ messages[0].content }}{# we sell tools #}", ("completion",)),
+        ("{% for tool in messages[0].tools %}{{ tool }}{% endfor %}", ("completion",)),
+    ],
+)
+def test_capabilities_are_those_of_the_format_that_was_found(template: str, expected: tuple[str, ...]) -> None:
+    assert capabilities(ChatTemplate({"default": template})) == expected
+
+
+def test_a_model_without_a_template_completes() -> None:
+    assert capabilities(None) == ("completion",)

@@ -26,7 +26,8 @@ class Card:
     """Seconds since the epoch."""
     template: str = ""
     """Its chat template, empty if it has none."""
-    capabilities: tuple[str, ...] = ("completion", "embedding")
+    capabilities: tuple[str, ...] = ("completion",)
+    """In Ollama's words. "embedding" means there that a model does nothing else."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """Its dimensions, by GGUF's names."""
 

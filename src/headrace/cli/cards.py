@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from headrace.api.cards import Card
+from headrace.text.formats.recognition import recognise
+from headrace.text.template import ChatTemplate, load_template
 from headrace.weights import open_checkpoint
 from headrace.weights.spec import Checkpoint, DType
 
 
 def read_card(path: Path) -> Card:
-    """The card of the model at ``path``; its headers are read, and the names of its tokens.
+    """The card of the model at ``path``; its headers are read, the names of its tokens, and its chat template.
 
     Raises:
         ModelError: it cannot be read any more.
@@ -35,7 +37,7 @@ def read_card(path: Path) -> Card:
         digest=hashlib.sha256(listing.encode()).hexdigest(),
         modified=max(stat.st_mtime for stat in stats),
         template=template,
-        capabilities=_capabilities(template),
+        capabilities=capabilities(load_template(checkpoint.text)),
         info=_info(checkpoint),
     )
 
@@ -48,10 +50,15 @@ def _stored(checkpoint: Checkpoint) -> str:
     return elements.most_common(1)[0][0].value if elements else ""
 
 
-def _capabilities(template: str) -> tuple[str, ...]:
-    """What Ollama calls them; the last two are what the template has words for."""
-    tools = ("tools",) if "tools" in template else ()
-    thinking = ("thinking",) if "<think>" in template or "enable_thinking" in template else ()
+def capabilities(template: ChatTemplate | None) -> tuple[str, ...]:
+    """What Ollama calls them, by the format that the template's chats are read in: "tools" if it takes them by itself.
+
+    Raises:
+        ModelFileError: it does not compile.
+    """
+    form = None if template is None else recognise(template)
+    tools = ("tools",) if form is not None and form.native else ()
+    thinking = ("thinking",) if form is not None and form.reasoning is not None else ()
     return ("completion", *tools, *thinking)
 
 
