@@ -83,6 +83,8 @@ class EngineStats:
     """Blocks that a sequence holds."""
     kv_blocks_cached: int = 0
     """Blocks that no sequence holds and that the prefix index keeps: given out again when needed."""
+    kv_blocks_touched: int = 0
+    """Blocks that were ever given out: the memory of the others is only reserved."""
     kv_slots_wasted: int = 0
     """Slots of used blocks that hold no token: allocated minus used."""
     prefix_query_tokens_total: int = 0

@@ -129,6 +129,8 @@ class FakeEngine:
     aborted: list[tuple[str, int | None]] = field(default_factory=list)
     running: list[Running] = field(default_factory=list)
     starts: int = 0
+    touched: int = 0
+    """Of the 100 KV blocks."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -168,7 +170,7 @@ class FakeEngine:
         return Health(live=not self.dead, ready=self.ready, detail="dead" if self.dead else "")
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=len(self.running), kv_blocks=100)
+        return EngineStats(running=len(self.running), kv_blocks=100, kv_blocks_touched=self.touched)
 
     def step(self) -> None:
         """One step of everything that runs."""

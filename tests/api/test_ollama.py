@@ -139,6 +139,19 @@ def test_what_is_known_of_models(start: Start) -> None:
     assert running.expires_at.year > 2100
 
 
+def test_ps_tells_what_a_model_takes_now(start: Start) -> None:
+    """Of its KV cache, the blocks that were ever used: the others are reserved and take nothing."""
+    engine = FakeEngine()
+    server = start(engine, card=lambda: CARD)
+    seat = server.app.models.slots[0].seat
+    assert seat.loaded is not None
+    seat.loaded = replace(seat.loaded, bytes=50_000 + 100 * 1000, kv_block_bytes=1000)  # of 100 blocks
+    (fresh,) = client_of(server.url).ps().models
+    engine.touched = 7
+    (used,) = client_of(server.url).ps().models
+    assert (fresh.size, used.size, used.size_vram) == (50_000, 57_000, 0)
+
+
 def test_the_shelf(start: Start) -> None:
     shelf = FakeShelf()
     client = client_of(start(FakeEngine(), shelf=shelf).url)

@@ -36,6 +36,14 @@ def test_a_released_prefix_is_found_again() -> None:
     assert hits(cache, [9, *range(1, 40)]) == 0
 
 
+def test_blocks_are_used_again_before_others_are_touched() -> None:
+    cache = KVCache(8, prefix_caching=False)
+    assert cache.stats().touched == 0
+    for length in (40, 17, 48):
+        cache.release(fill(cache, list(range(length))))
+    assert cache.stats().touched == 3
+
+
 def test_a_running_prefix_is_shared() -> None:
     cache = KVCache(8)
     first = fill(cache, list(range(40)))

@@ -112,6 +112,7 @@ class Books(RuleBasedStateMachine):
         assert stats.used == len(held)
         assert stats.free + stats.cached + stats.used == NUM_BLOCKS
         assert self.cache.available == stats.free + stats.cached
+        assert max((stats.used + stats.cached, *(block + 1 for block in held))) <= stats.touched <= NUM_BLOCKS
 
     @invariant()
     def nobody_writes_to_a_shared_block(self) -> None:

@@ -68,13 +68,14 @@ class ModelRoutes:
 
     async def _running(self, slot: Slot) -> dict[str, Any]:
         seat, card = slot.seat, await _card(slot)
-        length = seat.version.max_model_len if seat.loaded is None else seat.loaded.hosted.served.limits.max_model_len
+        loaded = seat.loaded
+        length = seat.version.max_model_len if loaded is None else loaded.hosted.served.limits.max_model_len
         expires = seat.resident.expires
         left = _FOREVER if expires is None else timedelta(seconds=expires - time.monotonic())
         return {
             "name": slot.name,
             "model": slot.name,
-            "size": seat.resident.bytes or card.bytes,
+            "size": (loaded.held if loaded is not None else 0) or card.bytes,
             "digest": card.digest,
             "details": _details(card),
             "expires_at": _text(datetime.now(UTC) + left),

@@ -42,6 +42,13 @@ class Loaded:
     bytes: int
     close: Callable[[], None]
     """Stops the engine and gives the memory back; may take a while. Called once."""
+    kv_block_bytes: int = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes that it takes now: without the KV blocks that are reserved and were never used."""
+        stats = self.hosted.engine.stats()
+        return self.bytes - (stats.kv_blocks - stats.kv_blocks_touched) * self.kv_block_bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -181,7 +181,7 @@ class Source:
             assembly.close()
             _trim()
 
-        return Loaded(hosted, assembly.bytes, close)
+        return Loaded(hosted, assembly.bytes, close, assembly.backend.kv_block_bytes)
 
 
 @dataclass(frozen=True, slots=True)

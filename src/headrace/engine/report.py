@@ -39,6 +39,7 @@ class Reporter:
             kv_blocks=kv.total,
             kv_blocks_used=kv.used,
             kv_blocks_cached=kv.cached,
+            kv_blocks_touched=kv.touched,
             kv_slots_wasted=scheduler.slots_wasted,
             prefix_query_tokens_total=kv.query_tokens,
             prefix_hit_tokens_total=kv.hit_tokens,

@@ -49,6 +49,8 @@ class KVStats:
     cached: int
     query_tokens: int
     hit_tokens: int
+    touched: int
+    """Blocks that were ever taken."""
 
     @property
     def free(self) -> int:
@@ -179,4 +181,5 @@ class KVCache:
             cached=len(self.pool.idle),
             query_tokens=self._query_tokens,
             hit_tokens=self._hit_tokens,
+            touched=self.pool.touched,
         )

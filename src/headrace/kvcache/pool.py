@@ -29,6 +29,8 @@ class BlockPool:
         self.free = list(range(num_blocks - 1, -1, -1))  # a stack: the block freed last is the warmest
         self.idle: OrderedDict[int, None] = OrderedDict()  # a dict's first key is O(n) to find after deletions
         self.references = array("i", [0]) * num_blocks
+        self.touched = 0
+        """Blocks that were ever taken: the first so many. The memory of the others is only reserved."""
         self._evict = evict
 
     @property
@@ -55,6 +57,8 @@ class BlockPool:
         else:
             raise IndexError("no block is available")
         self.references[block] = 1
+        if block >= self.touched:
+            self.touched = block + 1
         return block
 
     def share(self, block: int) -> None:
