@@ -1,6 +1,7 @@
 """Throw-away environments for clients whose dependencies fight with each other and with the tests' own.
 
-An environment is kept between runs, under a name that its requirements decide; it becomes visible only when complete.
+An environment is kept between runs, under a name that its requirements decide. Each run builds one in a folder of its
+own and gives it that name when it is complete, so runs that share the cache do not see each other's half.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class InstallFailedError(Exception):
 def command(client: Client) -> list[str]:
     """How to run the client's flow; its environment is installed if it is not there."""
     folder = _installed(client)
-    if client.npm:  # imports are looked up from where the script lies
-        script = folder / client.script.name
+    if client.npm:  # imports are looked up from where the script lies, and above: each run has its own copy there
+        script = Path(tempfile.mkdtemp(dir=folder)) / client.script.name
         shutil.copyfile(client.script, script)
         return ["node", str(script)]
     return [str(folder / "bin" / "python"), str(client.script)]
@@ -53,27 +54,30 @@ def _installed(client: Client) -> Path:
     if folder.exists():
         return folder
     CACHE.mkdir(parents=True, exist_ok=True)
-    if not client.npm:  # a virtual environment cannot be moved: a marker says that it is complete
-        return _virtual_environment(folder, client.requirements)
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
-        (Path(work) / "package.json").write_text('{"private": true, "type": "module"}')
-        _run(["npm", "install", "--silent", "--no-audit", "--no-fund", *client.requirements], work)
-        Path(work).rename(folder)
-        Path(work).mkdir()  # for the context to remove
+        building = Path(work) / "environment"
+        (_npm_install if client.npm else _pip_install)(building, client.requirements)
+        try:
+            building.rename(folder)
+        except OSError:  # another run was faster, and its environment is as good
+            if not folder.exists():
+                raise
     return folder
 
 
-def _virtual_environment(folder: Path, requirements: Sequence[str]) -> Path:
-    building = folder.with_suffix(".building")
-    shutil.rmtree(building, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", str(building)], None)
-    # Scripts in bin/ name the folder that they were made in; python itself and the libraries do not care.
-    _run([str(building / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements], None)
-    building.rename(folder)
-    return folder
+def _npm_install(folder: Path, requirements: Sequence[str]) -> None:
+    folder.mkdir()
+    (folder / "package.json").write_text('{"private": true, "type": "module"}')
+    _run(["npm", "install", "--silent", "--no-audit", "--no-fund", *requirements], folder)
 
 
-def _run(arguments: list[str], folder: str | None) -> None:
+def _pip_install(folder: Path, requirements: Sequence[str]) -> None:
+    """Scripts in bin/ name the folder that they were made in; python itself and the libraries can be moved."""
+    _run([sys.executable, "-m", "venv", str(folder)], None)
+    _run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements], None)
+
+
+def _run(arguments: list[str], folder: Path | None) -> None:
     done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode:
         raise InstallFailedError(f"{' '.join(arguments)}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
