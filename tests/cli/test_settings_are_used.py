@@ -12,6 +12,7 @@ CLI = Path(run.__file__).parent
 ROOT_FILES = (
     "serve.py",
     "assembly.py",
+    "backend.py",
     "run.py",
     "store.py",
     "speculation.py",

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace.cli.backend import backend_options
 from headrace.cli.beside import Beside
 from headrace.cli.machine import available_memory
 from headrace.cli.phases import Phases
 from headrace.cli.speculation import Drafting, prepare
 from headrace.cli.store import find_model
-from headrace.config import BatchSettings, Config, MachineSettings, ModelSettings, ServerSettings
+from headrace.config import BatchSettings, Config, ModelSettings, ServerSettings
 from headrace.errors import ConfigError
 from headrace.types import BLOCK_SIZE, MemoryItem, MemoryPlan
 from headrace.weights import Checkpoint, open_checkpoint
@@ -138,19 +139,7 @@ def _words(checkpoint: Checkpoint, phases: Phases, meanwhile: Callable[[], None]
 def _load(checkpoint: Checkpoint, config: Config, length: int) -> CpuBackend:
     from headrace.backends.cpu.backend import load
 
-    settings, machine = config.section(ModelSettings), config.section(MachineSettings)
-    return load(
-        checkpoint,
-        dtype="bfloat16" if settings.dtype == "auto" else settings.dtype,
-        max_model_len=length,
-        max_batch_tokens=config.section(BatchSettings).max_num_batched_tokens,
-        threads=machine.threads,
-        isa=machine.isa,
-        quantize=settings.quantize,
-        activations=settings.activations,
-        kv_dtype=config.section(BatchSettings).kv_cache_dtype,
-        progress=_load_progress(checkpoint.name),
-    )
+    return load(checkpoint, progress=_load_progress(checkpoint.name), **backend_options(config, length))
 
 
 def _load_progress(name: str) -> Callable[[float], None] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.cli.assembly import MEMORY_SHARE, Assembly, assemble, context_of, model_name
+from headrace.cli.backend import backend_options
 from headrace.cli.machine import available_memory
 from headrace.cli.phases import Phases
 from headrace.cli.store import find_model
@@ -21,7 +22,6 @@ from headrace.cli.watermark import mark_of
 from headrace.config import (
     BatchSettings,
     Config,
-    MachineSettings,
     ModelSettings,
     ResidencySettings,
     ServerSettings,
@@ -81,21 +81,10 @@ class Source:
         from headrace.residency import Footprint
 
         settings, batch = self._config.section(ModelSettings), self._config.section(BatchSettings)
-        machine = self._config.section(MachineSettings)
         path = find_model(self._config, self.typed)
         checkpoint = open_checkpoint(path, max_model_len=settings.max_model_len, name=model_name(self.typed, path))
         length = context_of(checkpoint, settings.max_model_len)
-        fixed, block = measure(
-            checkpoint,
-            dtype="bfloat16" if settings.dtype == "auto" else settings.dtype,
-            max_model_len=length,
-            max_batch_tokens=batch.max_num_batched_tokens,
-            threads=machine.threads,
-            isa=machine.isa,
-            quantize=settings.quantize,
-            activations=settings.activations,
-            kv_dtype=batch.kv_cache_dtype,
-        )
+        fixed, block = measure(checkpoint, **backend_options(self._config, length))
         context = floor = -(-length // BLOCK_SIZE) * block
         if settings.max_model_len is None:
             small = -(-min(length, SMALL_CONTEXT) // BLOCK_SIZE) * block
@@ -322,7 +311,9 @@ def _share(sources: Sequence[Source], budget: int, pinned: frozenset[str]) -> li
             )
         sizes.append(size)
     resident = sum(size for size, source in zip(sizes, sources, strict=True) if not pinned.isdisjoint(source.names))
-    log.info("memory: %s", f"all fit together: {sum(sizes) <= budget}".lower())
+    log.info(
+        "memory: %s", "all fit together" if sum(sizes) <= budget else "they do not all fit together: they take turns"
+    )
     if resident > budget:
         raise MemoryPlanError(
             f"the pinned models take {format_bytes(resident)}, and memory_budget is {format_bytes(budget)}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from headrace.cli.backend import backend_options
 from headrace.cli.store import find_model
-from headrace.config import BatchSettings, Config, MachineSettings, ModelSettings, SpeculationSettings
+from headrace.config import Config, SpeculationSettings
 from headrace.errors import ConfigError
 from headrace.types import BLOCK_SIZE, MemoryItem
 from headrace.weights import open_checkpoint
@@ -91,16 +92,7 @@ def _load(config: Config, model: str, words: ModelWords, max_model_len: int) -> 
                 f"speculative_model: the tokenizer of {checkpoint.name} is another one (token {token} is not the same);"
                 " choose a smaller model of the same family"
             )
-    settings, machine = config.section(ModelSettings), config.section(MachineSettings)
     length = min(max_model_len, checkpoint.spec.max_positions)
-    backend = load(
-        checkpoint,
-        dtype="bfloat16" if settings.dtype == "auto" else settings.dtype,
-        max_model_len=length,
-        max_batch_tokens=_STEP_TOKENS,
-        threads=machine.threads,
-        isa=machine.isa,
-        activations=settings.activations,
-        kv_dtype=config.section(BatchSettings).kv_cache_dtype,
-    )
-    return backend, length
+    options = backend_options(config, length)
+    options["max_batch_tokens"] = _STEP_TOKENS
+    return load(checkpoint, **options), length

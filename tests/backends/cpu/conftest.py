@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from headrace.backends.cpu.abi import available_isas
 from headrace.backends.cpu.backend import CpuBackend, load
-from headrace.backends.cpu.library import available_isas
 from headrace.weights.spec import Checkpoint, ModelSpec
 from tests.backends.cpu.models import checkpoint
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from headrace.backends import Backend
+from headrace.backends.cpu.abi import available_isas
 from headrace.backends.cpu.backend import load
-from headrace.backends.cpu.library import available_isas
 from headrace.backends.reference.backend import load as load_reference
 from headrace.errors import EngineError
 from headrace.types import GREEDY, Plan, PlanRow, RowResult, RowSampling

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from headrace.backends.cpu import library
+from headrace.backends.cpu import abi
 from headrace.backends.cpu.backend import CpuBackend, load
 from headrace.errors import ConfigError, EngineError, HeadraceError, MemoryPlanError, ModelFileError
 from headrace.types import GREEDY, Plan, PlanRow, RowSampling
@@ -31,7 +31,7 @@ def test_a_weight_that_is_not_finite_is_named(name: str, bad: float) -> None:
     t = checkpoint(BASE).tensors[name]
     values = np.frombuffer(t.data, np.float32).reshape(t.shape).copy()
     values.flat[-1] = bad
-    for isa in library.available_isas():
+    for isa in abi.available_isas():
         for dtype in ("float32", "bfloat16"):
             with pytest.raises(ModelFileError, match=f"{name} has a value that is NaN or infinite"):
                 small(changed(name, tensor(values)), dtype, isa)

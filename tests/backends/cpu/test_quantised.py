@@ -10,7 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType as Stored
 from gguf.quants import dequantize
 
-from headrace.backends.cpu import library
+from headrace.backends.cpu import abi
 from headrace.backends.cpu.backend import CpuBackend, load
 from headrace.backends.cpu.quantize import SCHEMES, quantized
 from headrace.errors import ConfigError, ModelFileError
@@ -185,7 +185,7 @@ def test_what_cannot_be_quantised_is_refused() -> None:
         weights_bytes(dataclasses.replace(cp, tensors={**cp.tensors, "layers.0.down": large}), "int8")
 
 
-@pytest.mark.parametrize("isa", library.available_isas())
+@pytest.mark.parametrize("isa", abi.available_isas())
 def test_rows_are_their_own(isa: str) -> None:
     """Alone, among others, and in a batch of several row blocks."""
     kept, _ = stored_as(SMALL, DType.Q4_1, DType.Q8_0)

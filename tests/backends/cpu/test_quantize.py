@@ -10,7 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType as Stored
 from numpy.typing import NDArray
 
-from headrace.backends.cpu import library
+from headrace.backends.cpu import abi
 from headrace.backends.cpu.quantize import FIT, ROUND, SCHEMES, Scheme, quantized
 from headrace.backends.reference.dequantize import dequantize
 from headrace.errors import ModelFileError
@@ -127,7 +127,7 @@ def test_the_embedding_and_the_head_keep_eight_bits() -> None:
 )
 def test_nonsense_is_refused(dtype: int, method: int, n: int) -> None:
     source, out = (ctypes.c_float * 64)(), (ctypes.c_char * 128)()
-    native = library.library().hr_quantize
+    native = abi.open_library().hr_quantize
     native.restype = ctypes.c_bool
     native.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long)
     assert native(3, 0, source, out, 64)
@@ -140,7 +140,7 @@ def test_the_layout_table_of_the_library_is_ours() -> None:
         elements, size = BLOCK_LAYOUT[dtype]
         raw = np.zeros(4096 // elements * size + size * (256 // elements), np.uint8)
         out = np.full(4352 // 32 * 34 + 8, 7, np.uint8)
-        native = library.library().hr_requantize
+        native = abi.open_library().hr_requantize
         native.restype = ctypes.c_bool
         native.argtypes = (*(ctypes.c_int, ctypes.c_void_p, ctypes.c_int), ctypes.c_int, ctypes.c_void_p, ctypes.c_long)
         raw[-size:] = np.frombuffer(LAST[dtype], np.uint8)

@@ -7,19 +7,20 @@ import ctypes
 import os
 from array import array
 from collections.abc import Callable, Sequence
+from typing import Required, TypedDict, Unpack
 
-from headrace.backends.cpu import library
+from headrace.backends.cpu import abi
 from headrace.backends.cpu.batch import Batch
 from headrace.backends.cpu.quantize import SCHEMES, storage_type
 from headrace.errors import ConfigError, EngineError, HeadraceError, MemoryPlanError, ModelFileError
 from headrace.types import MemoryItem, Plan, StepResult
 from headrace.weights.spec import Activation, Checkpoint, DType, ModelSpec, Tensor
 
-_DTYPES = {"float32": library.FLOAT32, "bfloat16": library.BFLOAT16}
-_KV_DTYPES = {"auto": library.KV_SAME, "int8": library.KV_INT8}
+_DTYPES = {"float32": abi.FLOAT32, "bfloat16": abi.BFLOAT16}
+_KV_DTYPES = {"auto": abi.KV_SAME, "int8": abi.KV_INT8}
 _STORAGE = {dtype: code for code, dtype in enumerate(DType)}
 _QUANTIZE = ("int8", "int4")
-ACTIVATIONS = {"float": library.FLOAT, "int8": library.INT8, "int16": library.INT16}
+ACTIVATIONS = {"float": abi.FLOAT, "int8": abi.INT8, "int16": abi.INT16}
 """What quantised weights are multiplied by."""
 _PROGRESS_STEPS = 50
 
@@ -32,8 +33,8 @@ class CpuBackend:
         self.activations = activations
         """What quantised weights are multiplied by."""
         self._vocab_size = spec.vocab_size
-        self._library = library.library()
-        self._error = library.ErrorText()
+        self._library = abi.open_library()
+        self._error = abi.ErrorText()
         self._batch = Batch(spec.vocab_size, spec.hidden_size)
         self._step_arguments = (ctypes.addressof(self._batch.batch), ctypes.addressof(self._batch.result))
 
@@ -103,18 +104,21 @@ class CpuBackend:
         return sizes[0], sizes[1], sizes[2], sizes[3]
 
 
+class Options(TypedDict, total=False):
+    """How a model is held and computed; `load` says what each means."""
+
+    dtype: Required[str]
+    max_model_len: Required[int]
+    max_batch_tokens: Required[int]
+    threads: int | None
+    isa: str | None
+    quantize: str | None
+    activations: str
+    kv_dtype: str
+
+
 def load(
-    checkpoint: Checkpoint,
-    *,
-    dtype: str,
-    max_model_len: int,
-    max_batch_tokens: int,
-    threads: int | None = None,
-    isa: str | None = None,
-    quantize: str | None = None,
-    activations: str = "float",
-    kv_dtype: str = "auto",
-    progress: Callable[[float], None] | None = None,
+    checkpoint: Checkpoint, *, progress: Callable[[float], None] | None = None, **options: Unpack[Options]
 ) -> CpuBackend:
     """Pack a checkpoint's weights into memory of their own; its files are not needed afterwards.
 
@@ -124,7 +128,7 @@ def load(
     multiplied; ``quantize`` ("int8" or "int4", see `headrace.backends.cpu.quantize`) quantises those that it has as
     floats. ``activations`` "int16" or "int8" puts quantised weights on 8-bit grids, one for each output, and
     multiplies them by integers (docs/decisions/0012). ``threads`` None
-    takes every processor that this process may run on. ``isa`` None takes the best of `library.available_isas`.
+    takes every processor that this process may run on. ``isa`` None takes the best of `abi.available_isas`.
     ``progress`` is told the share of bytes done, up to 1.
 
     Raises:
@@ -132,7 +136,7 @@ def load(
         ModelFileError: a tensor is missing, of a wrong shape, or holds a value that is not finite.
         MemoryPlanError: the memory is not there.
     """
-    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize, activations, kv_dtype)
+    backend = _create(checkpoint, **options)
     try:
         _set_tensors(backend._handle(), checkpoint, progress)
     except BaseException:
@@ -141,7 +145,20 @@ def load(
     return backend
 
 
-def measure(
+def measure(checkpoint: Checkpoint, **options: Unpack[Options]) -> tuple[int, int]:
+    """What `load` would take, without loading: bytes of weights and activations, and of one KV block.
+
+    Raises:
+        ConfigError, MemoryPlanError: as `load`.
+    """
+    backend = _create(checkpoint, **options)
+    try:
+        return sum(item.bytes for item in backend.memory()), backend.kv_block_bytes
+    finally:
+        backend.close()
+
+
+def _create(
     checkpoint: Checkpoint,
     *,
     dtype: str,
@@ -152,34 +169,11 @@ def measure(
     quantize: str | None = None,
     activations: str = "float",
     kv_dtype: str = "auto",
-) -> tuple[int, int]:
-    """What `load` would take, without loading: bytes of weights and activations, and of one KV block.
-
-    Raises:
-        ConfigError, MemoryPlanError: as `load`.
-    """
-    backend = _create(checkpoint, dtype, max_model_len, max_batch_tokens, threads, isa, quantize, activations, kv_dtype)
-    try:
-        return sum(item.bytes for item in backend.memory()), backend.kv_block_bytes
-    finally:
-        backend.close()
-
-
-def _create(
-    checkpoint: Checkpoint,
-    dtype: str,
-    max_model_len: int,
-    max_batch_tokens: int,
-    threads: int | None,
-    isa: str | None,
-    quantize: str | None,
-    activations: str,
-    kv_dtype: str,
 ) -> CpuBackend:
     """A model without weights: address space, of which nothing has been touched."""
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
-    available = library.available_isas()
+    available = abi.available_isas()
     if isa is not None and isa not in available:
         raise ConfigError(f"isa {isa!r} is not one of those that this machine runs: {', '.join(available)}")
     if kv_dtype not in _KV_DTYPES:
@@ -188,8 +182,8 @@ def _create(
         raise ConfigError(f"activations {activations!r} is not one of {', '.join(ACTIVATIONS)}")
     if quantize is not None and quantize not in _QUANTIZE:
         raise ConfigError(f"quantize {quantize!r} is not one of {', '.join(_QUANTIZE)}")
-    error = library.ErrorText()
-    native: int | None = library.library().hr_create(
+    error = abi.ErrorText()
+    native: int | None = abi.open_library().hr_create(
         ctypes.byref(_spec_struct(checkpoint.spec, _kept_storage(checkpoint, quantize))),
         _DTYPES[dtype],
         _KV_DTYPES[kv_dtype],
@@ -214,14 +208,14 @@ def _available_processors() -> int:
 
 def _kept_storage(checkpoint: Checkpoint, quantize: str | None) -> bytes:
     """``hr_spec.storage``: how each tensor is kept in memory. Senseless names are refused when they are set."""
-    kept = bytearray((checkpoint.spec.num_layers + 1) * len(library.ROLES))
+    kept = bytearray((checkpoint.spec.num_layers + 1) * len(abi.ROLES))
     for name, tensor in checkpoint.tensors.items():
         place = _place(name)
         if place is None or place[0] >= checkpoint.spec.num_layers:
             continue
         dtype = storage_type(name, tensor, SCHEMES[quantize]) if quantize else tensor.dtype
         row = place[0] + 1 if name.startswith("layers.") else 0
-        kept[row * len(library.ROLES) + place[1]] = _STORAGE[dtype]
+        kept[row * len(abi.ROLES) + place[1]] = _STORAGE[dtype]
     return bytes(kept)
 
 
@@ -229,30 +223,30 @@ def _place(name: str) -> tuple[int, int] | None:
     """A tensor's (layer, role); layer 0 for the model's own. None for a name that no tensor has."""
     prefix, _, role = name.rpartition(".")
     layer = prefix.removeprefix("layers.")
-    if role not in library.ROLES or not (prefix == "" or (prefix.startswith("layers.") and layer.isdecimal())):
+    if role not in abi.ROLES or not (prefix == "" or (prefix.startswith("layers.") and layer.isdecimal())):
         return None
-    return int(layer or 0), library.ROLES.index(role)
+    return int(layer or 0), abi.ROLES.index(role)
 
 
-def _spec_struct(spec: ModelSpec, storage: bytes) -> library.SpecStruct:
+def _spec_struct(spec: ModelSpec, storage: bytes) -> abi.SpecStruct:
     frequencies = [array("f", rope.inv_freq) for rope in spec.ropes]
-    ropes = (library.RopeStruct * len(spec.ropes))(
+    ropes = (abi.RopeStruct * len(spec.ropes))(
         *[
-            library.RopeStruct(values.buffer_info()[0], len(values), rope.interleaved, rope.magnitude)
+            abi.RopeStruct(values.buffer_info()[0], len(values), rope.interleaved, rope.magnitude)
             for values, rope in zip(frequencies, spec.ropes, strict=True)
         ]
     )
     layer_rope = array("i", spec.layer_rope)
     layer_window = array("i", [window or 0 for window in spec.layer_window])
     flags = (
-        library.POST_NORMS * spec.post_norms
-        | library.QK_NORM * spec.qk_norm
-        | library.QKV_BIAS * spec.qkv_bias
-        | library.O_BIAS * spec.o_bias
-        | library.GELU_TANH * (spec.activation is Activation.GELU_TANH)
-        | library.TIED * spec.tied_embeddings
+        abi.POST_NORMS * spec.post_norms
+        | abi.QK_NORM * spec.qk_norm
+        | abi.QKV_BIAS * spec.qkv_bias
+        | abi.O_BIAS * spec.o_bias
+        | abi.GELU_TANH * (spec.activation is Activation.GELU_TANH)
+        | abi.TIED * spec.tied_embeddings
     )
-    struct = library.SpecStruct(
+    struct = abi.SpecStruct(
         *(spec.vocab_size, spec.hidden_size, spec.num_layers, spec.num_heads, spec.num_kv_heads, spec.head_dim),
         *(spec.ffn_size, len(spec.ropes), flags),
         *(spec.norm_eps, spec.norm_offset, spec.attention_scale, spec.embedding_scale),
@@ -280,24 +274,24 @@ def _set_tensors(native: int, checkpoint: Checkpoint, progress: Callable[[float]
     _set_batch(native, batch)
     if progress:
         progress(1.0)
-    error = library.ErrorText()
-    if library.library().hr_finish(native, *error.arguments):
+    error = abi.ErrorText()
+    if abi.open_library().hr_finish(native, *error.arguments):
         raise ModelFileError(f"{checkpoint.path}: {error}")
 
 
 def _set_batch(native: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
-    error = library.ErrorText()
+    error = abi.ErrorText()
     with contextlib.ExitStack() as addresses:
-        structs = (library.TensorStruct * len(tensors))()
+        structs = (abi.TensorStruct * len(tensors))()
         for struct, (name, tensor) in zip(structs, tensors, strict=True):
             place = _place(name)
             if place is None:
                 raise ModelFileError(f"{name} is not a tensor of the specification")
             struct.layer, struct.role = place
             struct.storage = _STORAGE[tensor.dtype]
-            struct.data = addresses.enter_context(library.address_of(tensor.data))
+            struct.data = addresses.enter_context(abi.address_of(tensor.data))
             struct.bytes = tensor.data.nbytes
             struct.rows, struct.columns = tensor.shape if len(tensor.shape) == 2 else (1, *tensor.shape)
-        failed = library.library().hr_set_tensors(native, ctypes.addressof(structs), len(structs), *error.arguments)
+        failed = abi.open_library().hr_set_tensors(native, ctypes.addressof(structs), len(structs), *error.arguments)
     if failed:
         raise ModelFileError(str(error))

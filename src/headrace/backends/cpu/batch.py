@@ -11,7 +11,7 @@ import struct
 from array import array
 from dataclasses import replace
 
-from headrace.backends.cpu.library import (
+from headrace.backends.cpu.abi import (
     ALL_BANNED,
     WANT_EMBEDDING,
     WANT_GREEDY,

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from headrace.backends.cpu import library
+from headrace.backends.cpu import abi
 from headrace.errors import ModelFileError
 from headrace.weights.spec import BLOCK_LAYOUT, DType, Tensor
 
@@ -67,7 +67,7 @@ def quantized(name: str, tensor: Tensor, scheme: Scheme) -> Tensor:
     count = tensor.shape[0] * tensor.shape[1]
     out = bytearray(count // elements * size)
     into = (ctypes.c_char * len(out)).from_buffer(out)
-    with library.address_of(tensor.data) as address:
+    with abi.address_of(tensor.data) as address:
         fine = _native()(_CODES[tensor.dtype], address, _CODES[target], scheme.method, ctypes.addressof(into), count)
     if not fine:
         raise ModelFileError(f"{name}: cannot be quantised: a value is not finite or too large for {target}")
@@ -77,10 +77,10 @@ def quantized(name: str, tensor: Tensor, scheme: Scheme) -> Tensor:
 def floats(tensor: Tensor) -> array[float]:
     """The tensor's values as float32, whatever it is stored as."""
     out = array("f", bytes(4 * math.prod(tensor.shape)))
-    native = library.library().hr_dequantize
+    native = abi.open_library().hr_dequantize
     native.restype = ctypes.c_bool
     native.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long)
-    with library.address_of(tensor.data) as address:
+    with abi.address_of(tensor.data) as address:
         if not native(_CODES[tensor.dtype], address, out.buffer_info()[0], len(out)):
             raise ModelFileError(f"{tensor.dtype}: {len(out)} values are not a whole number of blocks")
     return out
@@ -89,7 +89,7 @@ def floats(tensor: Tensor) -> array[float]:
 @functools.cache
 def _native() -> Callable[..., bool]:
     """``hr_requantize``: (from, source, to, method, destination, elements); it releases the GIL."""
-    function = library.library().hr_requantize
+    function = abi.open_library().hr_requantize
     function.restype = ctypes.c_bool
     function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_long)
     return function

@@ -99,7 +99,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
+def open_library() -> ctypes.CDLL:
     """The library beside this file, loaded once.
 
     Raises:
@@ -140,7 +140,7 @@ class ErrorText:
 
 def available_isas() -> tuple[str, ...]:
     """The instruction sets that this machine can run, best first; the first is the default."""
-    names: bytes = library().hr_isas()
+    names: bytes = open_library().hr_isas()
     return tuple(names.decode().split())
 
 
@@ -151,7 +151,7 @@ ALL_BANNED = 2
 @functools.cache
 def sampling_error(status: int) -> str:
     """What a row's status other than 0 means."""
-    text: bytes = library().hr_sampling_error(status)
+    text: bytes = open_library().hr_sampling_error(status)
     return text.decode()
 
 
