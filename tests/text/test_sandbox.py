@@ -74,6 +74,21 @@ STOPPED = {
     "upper": LONG + "{% set y = x|upper %}{% endfor %}",
     "split": LONG + "{% set y = x.split() %}{% endfor %}",
     "search": LONG + "{{ 'b' in x }}{% endfor %}",
+    "search backwards": MILLION + "{{ x.rfind('ab' ~ 'a' * 400000) }}",
+    "strip": MILLION + "{{ x.strip('b' * 400000 ~ 'a') }}",
+    "trim filter": MILLION + "{{ x|trim('b' * 400000 ~ 'a') }}",
+    "long division": "{% set k = 'f' * 400000 %}{{ ((k * 9)|int(0, 16) // (k * 4)|int(0, 16)) > 1 }}",
+    "sum of lists": "{% set x = ('ab' * 15 ~ ' ') * 1000 %}{{ (x * 80).split()|map('list')|sum(start=[])|length }}",
+    "mapped sums": "{% set x = [[[1]] * 9000] * 9 %}{{ x|map('sum', start=[])|list|length }}",
+    "keys of a sort": MILLION + "{{ [0, 0, 0, 0, 0, 0, 0, 0, 0]|map('d', x, true)|sort|length }}",
+    "map lower": MILLION + "{{ ([0] * 9999)|map('d', x, true)|map('lower')|list|length }}",
+    "slices at once": MILLION + "{% set y = [" + "x[1:]," * 2000 + "] %}",
+    "filters at once": MILLION + "{% set y = [" + "x|lower," * 2000 + "] %}",
+    "searches at once": "{% set x = 'a' * 3900000 %}" + "{% set y = [" + "'ab' in x," * 3000 + "] %}",
+    "count in a list": MILLION + "{{ (([0] * 9999)|map('d', x, true)|list).count(x ~ 'b') }}",
+    "in a list": MILLION + "{{ (x ~ 'b') in ([0] * 9999)|map('d', x, true)|list }}",
+    "pieces": "{% set x = ('aa ' * 400) * 1200 %}{% set y = [" + "x.split()," * 99 + "] %}",
+    "namespaces": "{% set x = namespace({'a': 'b' * 3900000, 'c': 'b' * 200000}) %}",
     "static": "{% for i in range(99999) %}" + "x" * 90000 + "{% endfor %}",
     "static macro": "{% macro f() %}"
     + "x" * 90000
@@ -145,10 +160,15 @@ def test_ordinary_means_are_there() -> None:
         "{{ ['b', 'a']|sort|first }}|{{ messages|selectattr('role', 'equalto', 'user')|list|length }}|{{ 7 % 4 }}|"
         "{{ '%s!' % 'so' }}|{{ 'a-b'.replace('-', '+') }}|{{ {'x': ['é']}|tojson }}|{{ messages[-1:][0].content }}|"
         "{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}/{{ loop.length }} {% endfor %}|"
-        "{% macro m(x, y=2) %}<{{ x }}{{ y }}>{% endmacro %}{{ m(1) }}{{ m(1, y=3) }}|{{ 2 ** 3 * 'ab' }}|{{ none }}"
+        "{% macro m(x, y=2) %}<{{ x }}{{ y }}>{% endmacro %}{{ m(1) }}{{ m(1, y=3) }}|{{ 2 ** 3 * 'ab' }}|{{ none }}|"
+        "{% for i in [1] %}{{ 'a'.replace('a', 'b') }}{{ 'ab'.join('cd') }}{{ dict(a=i).a }}{% endfor %}|"
+        "{{ [1, 2]|sum }}{{ [{'n': 1}]|sum(attribute='n', start=3) }}|{{ ' a '|trim }}{{ '-b-'|trim('-') }}|"
+        "{{ range(4)|max }}{{ ['B', 'a']|map('lower')|sort|join }}|{{ 'a.b'.rsplit('.', 1)[-1] }}|{{ 'x'.join('ab') }}|"
+        "{{ messages[0] == messages[-1] }}|{{ 'user' in messages[0].values() }}|{{ 2 is in [1, 2] }}|{{ 'abc'[::-1] }}"
     )
     assert ChatTemplate({"default": source}).render(CHAT) == (
-        'a=1,b=[2]|3|x-y|a|1|3|so!|a+b|{"x": ["é"]}|hi|0/9 1/9 |<12><13>|' + "ab" * 8 + "|None"
+        'a=1,b=[2]|3|x-y|a|1|3|so!|a+b|{"x": ["é"]}|hi|0/9 1/9 |<12><13>|' + "ab" * 8 + "|None|"
+        "bcabd1|34|ab|3ab|b|axb|True|True|True|cba"
     )
 
 

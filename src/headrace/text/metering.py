@@ -29,6 +29,13 @@ STEP = 64
 """Units that a loop round or a call costs."""
 
 _METER = " meter"  # No template can name it: names have no spaces.
+_MOST_DIGITS = 4096
+"""Of a text that is read as a number: dividing numbers takes time with the square of their lengths."""
+_LONG = 4096
+"""Characters of a text below which looking for it, or in it, takes no time worth measuring."""
+_LONGEST_NEEDLE = 64
+_SLOW_SEARCHES = frozenset(("lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"))
+"""Python's searches that may take time with the product of both lengths."""
 _WIDE_FORMAT = re.compile(r"%[^a-zA-Z%]*(?:\d{4}|\*)")
 
 
@@ -111,6 +118,82 @@ def items(context: Context, values: Any) -> Any:
         spend(context, STEP // 2 * len(values))
         return values
     return each(context, values, 0) if isinstance(values, types.GeneratorType) else values
+
+
+@pass_context
+def held(context: Context, values: Any) -> Any:
+    """What a filter that looks into every item, or copies it to sort by, takes passes here."""
+    if not isinstance(values, (str, list, tuple, dict)):
+        values = list(each(context, values, 0))
+    spend(context, size_of(values) + STEP // 2 * len(values))
+    return values
+
+
+@pass_context
+def text(context: Context, value: Any) -> Any:
+    """What a filter that copies text takes passes here."""
+    spend(context, len(value) if isinstance(value, str) else 0)
+    return value
+
+
+def digits(value: Any) -> Any:
+    """What is read as a number passes here."""
+    if isinstance(value, str) and len(value) > _MOST_DIGITS:
+        raise SecurityError(f"the template reads a number of more than {_MOST_DIGITS} digits")
+    return value
+
+
+@pass_context
+def compared(context: Context, value: Any) -> Any:
+    """What is compared or looked into passes here: a single comparison is quick, and thousands fit into a line."""
+    if isinstance(value, (list, tuple, dict)):
+        size_of(value)
+        spend(context, 0)
+    elif isinstance(value, str) and len(value) > _LONG:
+        spend(context, 0)
+    return value
+
+
+@pass_context
+def sliced(context: Context, value: Any) -> Any:
+    """Every slice passes here."""
+    spend(context, len(value) if isinstance(value, str) else 8 * len(value))
+    return value
+
+
+@pass_context
+def sum_(context: Context, values: Iterable[Any], attribute: Any = None, start: Any = 0) -> Any:
+    """Jinja's filter ``sum``."""
+    if attribute is not None:
+        values = FILTERS["map"](context, values, attribute=attribute)
+    total = start
+    for value in values:
+        spend(context, STEP)
+        total = _add(context, total, value)
+    return total
+
+
+@pass_context
+def trim(context: Context, value: Any, chars: str | None = None) -> str:
+    """Jinja's filter of that name."""
+    return str(string_method(context, as_text(context, value), "strip", chars))
+
+
+def string_method(context: Context, value: str, name: str, *args: Any, **kwargs: Any) -> Any:
+    """A method of ``str``, called. The call itself has been paid for."""
+    if name == "join":
+        (values,) = args
+        return join(context, values, value)
+    if name == "replace":
+        return replace(context, value, *args, **kwargs)
+    given = (*args, *kwargs.values())
+    if name in _SLOW_SEARCHES and any(isinstance(each, str) and len(each) > _LONGEST_NEEDLE for each in given):
+        raise SecurityError(f"the template uses {name} with more than {_LONGEST_NEEDLE} characters")
+    spend(context, len(value))
+    result = getattr(value, name)(*args, **kwargs)
+    if isinstance(result, list):
+        spend(context, size_of(result))
+    return result
 
 
 @pass_context

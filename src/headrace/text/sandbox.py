@@ -1,9 +1,9 @@
 """Jinja for chat templates out of model files: what a template may do, and how much of it.
 
 Jinja's own immutable sandbox keeps a template away from Python's internals. It bounds neither time nor memory, so on
-top of it: only listed filters and methods exist; whatever can make something larger than its inputs is metered
-(operators, concatenation, containers, loops, calls, output; see `metering`); nothing is computed when the template is
-compiled.
+top of it: only listed filters and methods exist; whatever copies its inputs, makes something larger of them or takes
+long over them is metered (operators, comparisons, slices, containers, loops, calls, filters, output; see `metering`);
+nothing is computed when the template is compiled.
 
 The import of jinja2 takes 60 ms; this module is imported when a chat model is loaded, in a thread of its own.
 """
@@ -11,7 +11,7 @@ The import of jinja2 takes 60 ms; this module is imported when a chat model is l
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,7 @@ from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import FILTERS
 from jinja2.meta import find_undeclared_variables
+from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -28,7 +29,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from headrace.text import metering
-from headrace.text.metering import STEP, Meter, size_of, spend
+from headrace.text.metering import STEP, Meter, spend
 
 MAX_SOURCE_CHARS = 100_000
 """Longest template. Real ones have up to 30,000 characters."""
@@ -46,19 +47,29 @@ _METHODS: Mapping[type, frozenset[str]] = {
 _UNBOUNDED_FILTERS = (
     "abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "last",
     "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr", "sort",
-    "sum", "title", "trim", "unique", "upper",
+    "title", "unique", "upper",
 )  # fmt: skip
-_ITERATING = frozenset((
-    "dictsort", "groupby", "items", "list", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort",
-    "sum", "unique",
-))  # fmt: skip
+_METERS: Mapping[str, str] = {
+    **dict.fromkeys(("items", "list", "map", "reject", "rejectattr", "select", "selectattr"), " items"),
+    **dict.fromkeys(("dictsort", "groupby", "max", "min", "sort", "unique"), " held"),
+    **dict.fromkeys(("capitalize", "lower", "reverse", "title", "upper"), " text"),
+    **dict.fromkeys(("float", "int"), " digits"),
+}
+"""Filters of Jinja's that are used as they are, and what their input passes through first."""
+_JINJAS_OWN = ("_block_vars", "_loop_vars")
+"""What Jinja adds to the keywords of calls."""
 _STATIC = " static"
 # Names with a space cannot be written in a template: these are put there by `_Rewrite`.
 _METERED_FILTERS: Mapping[str, Any] = {
+    " compared": metering.compared,
+    " digits": metering.digits,
     " each": metering.each,
+    " held": metering.held,
     " items": metering.items,
     " join": metering.join,
     " sized": metering.sized,
+    " sliced": metering.sliced,
+    " text": metering.text,
     "format": metering.format_,
     "indent": metering.indent,
     "join": metering.join,
@@ -66,7 +77,9 @@ _METERED_FILTERS: Mapping[str, Any] = {
     "round": metering.round_,
     "safe": metering.as_text,
     "string": metering.as_text,
+    "sum": metering.sum_,
     "tojson": metering.tojson,
+    "trim": metering.trim,
 }
 
 
@@ -83,9 +96,27 @@ class _Rewrite(NodeTransformer):
 
     def visit_Filter(self, node: nodes.Filter) -> nodes.Node:
         self.generic_visit(node)
-        if node.name in _ITERATING and node.node is not None:
-            node.node = _filtered(node.node, " items")
+        if node.name in _METERS and node.node is not None:
+            node.node = _filtered(node.node, _METERS[node.name])
         return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        node.expr = _compared(node.expr)
+        for operand in node.ops:
+            operand.expr = _compared(operand.expr)
+        return node
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Node:
+        self.generic_visit(node)
+        if node.args:
+            node.node = _compared(node.node)
+            node.args = [_compared(each) for each in node.args]
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered(node, " sliced") if isinstance(node.arg, nodes.Slice) else node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
@@ -107,6 +138,10 @@ class _Rewrite(NodeTransformer):
 
 def _filtered(node: nodes.Node, name: str, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(args), [], None, None)
+
+
+def _compared(node: nodes.Expr) -> nodes.Expr:
+    return node if isinstance(node, nodes.Const) else _filtered(node, " compared")
 
 
 class _Generation(Extension):
@@ -171,20 +206,31 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         """Meter what an operator makes."""
         return metering.OPERATORS[operator](context, left, right)
 
+    def call_filter(
+        self,
+        name: str,
+        value: Any,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        context: Context | None = None,
+        eval_ctx: EvalContext | None = None,
+    ) -> Any:
+        """What ``map`` applies: with the meters that `_Rewrite` puts before a filter that is written out."""
+        if name in _METERS:
+            value = self.filters[_METERS[name]](context, value)
+        return super().call_filter(name, value, args, kwargs, context, eval_ctx)
+
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Meter calls; the names are Jinja's, so that a template may pass any keyword."""
         spend(__context, STEP + (__context.parent[_STATIC] if isinstance(__obj, Macro) else 0))
-        if isinstance(__obj, types.BuiltinMethodType) and isinstance(__obj.__self__, str):
-            if __obj.__name__ == "join":
-                (values,) = args
-                return metering.join(__context, values, __obj.__self__)
-            if __obj.__name__ == "replace":
-                return metering.replace(__context, __obj.__self__, *args, **kwargs)
-            spend(__context, len(__obj.__self__))
-        result = super().call(__context, __obj, *args, **kwargs)
-        if __obj is dict:
-            spend(__context, size_of(result))
-        return result
+        given = {name: value for name, value in kwargs.items() if name not in _JINJAS_OWN}
+        if __obj is dict or __obj is Namespace:
+            metering.sized(__context, [*args, given])
+        if isinstance(__obj, types.BuiltinMethodType):
+            if isinstance(__obj.__self__, str):
+                return metering.string_method(__context, __obj.__self__, __obj.__name__, *args, **given)
+            metering.compared(__context, __obj.__self__)  # count and index
+        return super().call(__context, __obj, *args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
