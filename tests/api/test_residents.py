@@ -8,9 +8,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 
-from headrace.api import Loaded, Model, Models, ServerSettings, Version, host
+from headrace.api import App, Loaded, Model, Models, ServerSettings, Version, host
 from headrace.api.exchange import ClientGone
 from headrace.api.hosting import Slot
 from headrace.errors import Conflict, Draining, ModelBusy, ModelFailed, ModelFileError, ModelNotFound
@@ -137,6 +138,25 @@ def test_who_waits_may_give_up_be_told_to_wait_or_leave() -> None:
         a.ready.set()
         assert await asyncio.gather(*waiting[1:]) == ["a", "a"]
         assert (models.open, models.slots[0].seat.resident.users, a.loads) == (0, 0, 1)
+
+    run(test)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/v1/responses"])
+def test_a_calls_own_timeout_bounds_its_waiting_for_the_model(path: str) -> None:
+    async def test() -> None:
+        a = Disk("a")
+        a.ready.clear()
+        models = models_of(a.model())
+        app = App(models, a.recorder, SETTINGS)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            answer = await client.post(path, json={"prompt": "x", "input": "x", "timeout": 0.05})
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert "not in memory in time" in answer.text
+            wrong = await client.post(path, json={"prompt": "x", "input": "x", "timeout": "soon"})
+            assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "timeout"), "it is told at once"
+        a.ready.set()
+        await until(lambda: state(models.slots[0]) is State.READY)
 
     run(test)
 

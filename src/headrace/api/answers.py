@@ -20,7 +20,7 @@ from headrace.api.reply import Reply
 from headrace.api.settings import Served, ServerSettings
 from headrace.wire.calls import Call
 from headrace.wire.deltas import Head
-from headrace.wire.dialects import Dialect
+from headrace.wire.dialects import Dialect, asked_timeout
 
 Write = Callable[[bytes], bool]
 
@@ -51,8 +51,8 @@ class Answerer:
 
     async def answer(self, body: Mapping[str, Any], arrival: float, scope: Scope, receive: Receive, send: Send) -> None:
         """One call, from its body, which came at ``arrival`` (monotonic seconds), to its last byte."""
-        settings, asked = self._settings, time.monotonic()
-        deadline = None if settings.request_timeout is None else arrival + settings.request_timeout
+        asked, timeouts = time.monotonic(), (asked_timeout(body), self._settings.request_timeout)
+        deadline = min((arrival + limit for limit in timeouts if limit is not None), default=None)
         async with self._models.lease(self._dialect.model(body), deadline, receive) as hosted:
             got = time.monotonic()
             with self._models.preparing():

@@ -184,14 +184,14 @@ class Models:
 
     # ----------------------------------------------------------------------------------- for whoever looks after
 
-    async def load(self, name: str | None) -> None:
-        """Bring a model into memory, or find it there.
+    async def load(self, name: str | None, deadline: float | None = None, receive: Receive | None = None) -> None:
+        """Bring a model into memory, or find it there; waits as `lease` does.
 
         Raises:
-            ModelNotFound, ModelBusy, ModelFailed.
+            ModelNotFound, ModelBusy, ModelFailed, ClientGone.
         """
         self.find(name).seat.failure = None
-        async with self.lease(name):
+        async with self.lease(name, deadline, receive):
             pass
 
     def add(self, model: Model) -> None:

@@ -63,14 +63,23 @@ class TextRoute:
             finally:
                 self._keep(model, stay)
         else:
-            await self._load(body, model, stay, send)
+            limit = settings.request_timeout
+            await self._load(body, model, stay, None if limit is None else arrival + limit, receive, send)
 
-    async def _load(self, body: Mapping[str, Any], model: str, stay: float | None, send: Send) -> None:
+    async def _load(
+        self,
+        body: Mapping[str, Any],
+        model: str,
+        stay: float | None,
+        deadline: float | None,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         self._models.find(model)
         stand_in = [{"role": "user", "content": "."}] if self._prompt == "messages" else "."
         self._dialect.parse({**body, self._prompt: stand_in}, _ANY_MODEL, {})  # for its refusals
         if stay != 0:
-            await self._models.load(model)
+            await self._models.load(model, deadline, receive)
         self._keep(model, stay)
         await respond_json(send, self._empty(model, stay == 0))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,19 +31,21 @@ def tgi_routes(models: Models, settings: ServerSettings) -> tuple[Route, ...]:
         Route("POST", "/", Answerer(ROOT, models, settings), errors=ERRORS),
         Route("POST", "/generate", Answerer(GENERATE, models, settings), errors=ERRORS),
         Route("POST", "/generate_stream", Answerer(GENERATE_STREAM, models, settings), errors=ERRORS),
-        Route("GET", "/info", _Info(models), errors=ERRORS),
+        Route("GET", "/info", _Info(models, settings), errors=ERRORS),
         Route("POST", "/tokenize", Inquiry(models, settings, _tokenize, asked_model, _shape), errors=ERRORS),
         Route("POST", "/chat_tokenize", Inquiry(models, settings, _chat_tokenize), errors=ERRORS),
     )
 
 
 class _Info:
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, settings: ServerSettings) -> None:
         self._models = models
+        self._timeout = settings.request_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is served, and its limits."""
-        async with self._models.lease(None) as hosted:
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        async with self._models.lease(None, deadline, receive) as hosted:
             served = hosted.served
         limits = served.limits
         document = {

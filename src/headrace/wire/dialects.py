@@ -20,7 +20,7 @@ from headrace.wire.embeddings import (
 from headrace.wire.failures import OPENAI, ErrorShape
 from headrace.wire.fields import Fields
 from headrace.wire.fold import Choice, Document, chat_document, completion_document
-from headrace.wire.limits import MAX_NAME_CHARS, Limits
+from headrace.wire.limits import MAX_NAME_CHARS, MAX_TIMEOUT, Limits
 from headrace.wire.openai_requests import parse_chat, parse_completion
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -34,6 +34,12 @@ EVENT_STREAM: Headers = (
 def asked_model(body: Mapping[str, Any]) -> str | None:
     """The field ``model``, as most dialects have it."""
     return Fields(body).text("model", MAX_NAME_CHARS)
+
+
+def asked_timeout(body: Mapping[str, Any]) -> float | None:
+    """The field ``timeout`` in seconds. It bounds the waiting for the model too, and so is looked at before there is
+    one; a dialect that has no such field refuses it when it parses the body."""
+    return Fields(body).number("timeout", 0, MAX_TIMEOUT, above=True)
 
 
 def no_headers(call: Call, usage: Usage) -> Headers:

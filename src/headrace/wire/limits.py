@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 MAX_NAME_CHARS = 512
 """Of what is looked at before the model is known."""
+MAX_TIMEOUT = 86_400.0
+"""Seconds; looked at before the model is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +46,4 @@ class Limits:
     max_template_kwargs: int = 16
     max_name_chars: int = MAX_NAME_CHARS
     """Model names, user names and the like."""
-    max_timeout: float = 86_400.0
-    """Seconds."""
+    max_timeout: float = MAX_TIMEOUT
