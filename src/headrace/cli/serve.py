@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from headrace.metrics import Recorder
 
 log = logging.getLogger("headrace.start")
+_HEAD_START = 0.1
+"""Seconds that belong to the requests that have waited for the server, before what can wait is prepared."""
 _PREPARING = 0.0005
 """Seconds after which what is prepared beside the first requests leaves the interpreter to them, when they want it."""
 
@@ -82,7 +85,8 @@ def _serve(config: Config) -> None:
 
 def _prepare(hosting: Hosting) -> None:
     """What the first chat needs and other requests do not: the template, and jinja2 for it. One that does not compile
-    ends the server."""
+    ends the server. A chat that comes sooner does it itself."""
+    time.sleep(_HEAD_START)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_PREPARING)
     try:
