@@ -85,3 +85,15 @@ def test_help_imports_nothing_heavy() -> None:
         "huggingface_hub",
         "numpy",
     }
+
+
+def test_a_start_imports_nothing_that_a_completion_does_not_need() -> None:
+    rooms = "headrace.cli.serve, headrace.cli.words, headrace.api.server, headrace.engine.engine"
+    code = f"import sys, {rooms}, headrace.backends.cpu.backend; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    later = {
+        *("click", "huggingface_hub", "jinja2", "llguidance", "multiprocessing", "numpy", "prometheus_client", "rich"),
+        *("headrace.bench", "headrace.cli.chats", "headrace.text.formats.families", "headrace.text.sandbox"),
+        *("headrace.wire.openapi", "uvicorn.main"),
+    }
+    assert not later & set(out.split())

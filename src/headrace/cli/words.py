@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from headrace.cli.chats import Chats
 from headrace.constraint import Constraint, Grammar
 from headrace.errors import InvalidRequest
 from headrace.grammar.compiler import Compiler
@@ -17,6 +17,9 @@ from headrace.text.tokenizer import Tokenizer, load_tokenizer
 from headrace.types import SamplingParams
 from headrace.weights import TextSource
 from headrace.wire.calls import Conversation, Prompts
+
+if TYPE_CHECKING:
+    from headrace.cli.chats import Chats
 
 COMPILE_SECONDS = 10.0
 """The longest that a request waits for its grammar. The compiler's own limits keep it under one or two."""
@@ -34,10 +37,18 @@ class ModelWords:
         self._tokenizer: Tokenizer = load_tokenizer(source)
         tokenizer, eos = self._tokenizer, source.eos_token_ids
         self._template = load_template(source)
-        self._chats = Chats(self._tokenizer, self._template) if self._template is not None else None
         self.eos_token_ids = eos
         # Not of self: whatever is in a circle is not freed when its model leaves.
         self._compiler = Compiler(lambda: Vocabulary(tokenizer, vocab_size, eos))
+
+    @cached_property
+    def _chats(self) -> Chats | None:
+        """None without a template. Completions do without it, and without the formats of calls that it imports."""
+        if self._template is None:
+            return None
+        from headrace.cli.chats import Chats
+
+        return Chats(self._tokenizer, self._template)
 
     @property
     def can_chat(self) -> bool:
@@ -103,7 +114,7 @@ class ModelWords:
         Raises:
             Unsupported: they cannot be had together, or not with this model.
         """
-        if self._chats is None or not isinstance(content, Conversation):
+        if not isinstance(content, Conversation) or self._chats is None:
             return asked
         return self._chats.constrain(content, asked, prompt)
 
@@ -119,7 +130,7 @@ class ModelWords:
         self, sampling: SamplingParams, prompt: Sequence[int], content: Prompts | Conversation | None = None
     ) -> OutputText:
         """The text of a new sequence that continues ``prompt``, which was made of ``content``."""
-        if self._chats is not None and isinstance(content, Conversation):
+        if isinstance(content, Conversation) and self._chats is not None:
             return self._chats.open_output(sampling, prompt, content)
         return OutputText(self._tokenizer, sampling, prompt=prompt)
 
