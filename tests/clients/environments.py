@@ -73,8 +73,9 @@ def _npm_install(folder: Path, requirements: Sequence[str]) -> None:
 
 def _pip_install(folder: Path, requirements: Sequence[str]) -> None:
     """Scripts in bin/ name the folder that they were made in; python itself and the libraries can be moved."""
-    _run([sys.executable, "-m", "venv", str(folder)], None)
-    _run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements], None)
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
+    _run([sys.executable, "-m", "venv", "--without-pip", str(folder)], None)
+    _run([*pip, "install", "--quiet", "--no-compile", *requirements], None)  # a flow imports little of it, once
 
 
 def _run(arguments: list[str], folder: Path | None) -> None:
