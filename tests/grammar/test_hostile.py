@@ -139,6 +139,19 @@ def test_no_more_than_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         busy.compile(Constraint("regex", "one more"))
 
 
+def test_a_thread_that_cannot_be_had_spoils_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(work: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    compiler, asked = Compiler(vocabulary), Constraint("regex", "[ab]")
+    with monkeypatch.context() as broken:
+        broken.setattr(compiling, "_start", refuse)
+        for _ in range(compiling.THREADS + 1):
+            with pytest.raises(RuntimeError, match="thread"):
+                compiler.compile(asked)
+    assert compiler.compile(asked).result(30).matcher().mask() is not None
+
+
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "CACHED", 4)
     small = Compiler(vocabulary)

@@ -78,14 +78,14 @@ class Compiler:
                 return found
             if len(self._queue) >= QUEUED:
                 raise QueueFull(f"{QUEUED} grammars are waiting to be compiled; try again in a second")
+            if self._threads < THREADS:
+                _start(self._work)  # first: where no thread can be had, nothing has been promised yet
+                self._threads += 1
             future: Future[CompiledGrammar] = Future()
             self._results[key] = future
             while len(self._results) > CACHED + len(self._queue) + THREADS:
                 self._results.popitem(last=False)
             self._queue.append((constraint, future))
-            if self._threads < THREADS:
-                self._threads += 1
-                _start(self._work)
         return future
 
     def _work(self) -> None:
