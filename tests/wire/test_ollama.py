@@ -1,5 +1,6 @@
 """Ollama's bodies and answers: every option honoured or refused, and a stream that adds up to the answer."""
 
+import functools
 import json
 from datetime import datetime
 from typing import Any
@@ -62,6 +63,13 @@ def test_options_arrive() -> None:
     assert (off.repetition_penalty, off.presence_penalty) == (1.0, 0.0)
 
 
+DEEP: Any = functools.reduce(lambda inner, _: {"a": inner}, range(100), {})
+
+
+def called(arguments: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+
+
 @pytest.mark.parametrize(
     ("body", "match"),
     [
@@ -103,6 +111,25 @@ def test_generate_is_a_conversation_unless_raw() -> None:
     raw = generate(raw=True)
     assert raw.content == Prompts(("hi",))
     assert not raw.style.return_token_ids
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, r"tools\[0\].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "x": 1}}]}, r"tools\[0\].function .*'x'"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}] * 2}, "same name"),
+        ({"tools": [{"type": "browser", "function": {"name": "f"}}]}, r"tools\[0\].type"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": DEEP}}]}, "nested"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": "\ud800"}}}]}, "surrogate"),
+        ({"messages": [called({"x": DEEP})]}, "nested"),
+        ({"messages": [called({"x": "\ud800"})]}, "surrogate"),
+        ({"messages": [called([])]}, "arguments must be a JSON object"),
+    ],
+)
+def test_tools_are_checked_as_in_every_dialect(body: dict[str, Any], field: str) -> None:
+    with pytest.raises((InvalidRequest, Unsupported), match=field):
+        chat(**body)
 
 
 def test_chat_with_tools_and_their_answers() -> None:

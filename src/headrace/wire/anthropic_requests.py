@@ -17,7 +17,7 @@ from headrace.wire.constraints import json_schema
 from headrace.wire.fields import Fields, check_text, shown
 from headrace.wire.limits import Limits
 from headrace.wire.sampling import GREEDY_BELOW, INT32
-from headrace.wire.tools import made_call, parse_function
+from headrace.wire.tools import made_call, parse_function, parse_tools
 
 FIELDS = frozenset(
     {
@@ -70,7 +70,7 @@ def _parse(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, float
     _known(body)
     fields = Fields(body)
     messages = [*_system(fields.raw("system")), *_messages(fields, limits)]
-    tools = _tools(fields.raw("tools"), limits)
+    tools = parse_tools(fields.raw("tools"), limits, _tool)
     choice, parallel = _tool_choice(fields, tools)
     thinking, shows = _thinking(fields)
     effort, constraint = _output(fields, limits)
@@ -260,17 +260,6 @@ def _text(value: object, path: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- tools
-
-
-def _tools(value: object, limits: Limits) -> tuple[Tool, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or len(value) > limits.max_tools:
-        raise InvalidRequest(f"tools must be a list of at most {limits.max_tools} tools", "tools")
-    tools = tuple(_tool(item, f"tools[{index}]") for index, item in enumerate(value))
-    if len({tool.name for tool in tools}) < len(tools):
-        raise InvalidRequest("tools: two have the same name", "tools")
-    return tools
 
 
 def _tool(value: object, path: str) -> Tool:

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.errors import InvalidRequest, Unsupported
-from headrace.wire.calls import AnswerStyle, Call, Conversation, Prompts, Tool
+from headrace.wire.calls import AnswerStyle, Call, Conversation, Prompts
 from headrace.wire.constraints import ollama_format
 from headrace.wire.fields import Fields, check_text, shown
 from headrace.wire.limits import MAX_NAME_CHARS, Limits
 from headrace.wire.ollama_options import parse_options
+from headrace.wire.tools import parse_made_calls, parse_tools
 
 MAX_OPTIONS = 64
-MAX_TOOLS = 256
 EFFORTS = ("low", "medium", "high", "max")
 
 _COMMON = frozenset(
@@ -116,7 +116,9 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, f
     """
     _known(body, CHAT_FIELDS)
     fields = Fields(body)
-    conversation = Conversation(_messages(fields, limits), tools=_tools(fields), **_thinking(fields))
+    conversation = Conversation(
+        _messages(fields, limits), tools=parse_tools(fields.raw("tools"), limits), **_thinking(fields)
+    )
     return _call(fields, limits, defaults, conversation, ids=False)
 
 
@@ -186,46 +188,8 @@ def _message(value: object, path: str, limits: Limits) -> Mapping[str, Any]:
         if (name := fields.text("tool_name", limits.max_name_chars)) is not None:
             message["name"] = name
     if value.get("tool_calls"):
-        message["tool_calls"] = _tool_calls(value["tool_calls"], f"{path}.tool_calls", limits)
+        message["tool_calls"] = parse_made_calls(value["tool_calls"], f"{path}.tool_calls", limits, numbered=True)
     return message
-
-
-def _tool_calls(value: object, path: str, limits: Limits) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or len(value) > MAX_TOOLS:
-        raise InvalidRequest(f"{path} must be a list of at most {MAX_TOOLS} calls", path)
-    calls = []
-    for index, item in enumerate(value):
-        function = item.get("function") if isinstance(item, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
-            raise InvalidRequest(f"{path}[{index}] must have a function with a name and arguments, an object", path)
-        name = check_text(function.get("name"), f"{path}[{index}].function.name", limits.max_name_chars)
-        call_id = check_text(item.get("id") or f"call_{index}", f"{path}[{index}].id", limits.max_name_chars)
-        arguments = function["arguments"]
-        calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
-    return calls
-
-
-def _tools(fields: Fields) -> tuple[Tool, ...]:
-    value = fields.raw("tools")
-    if value is None:
-        return ()
-    if not isinstance(value, list) or len(value) > MAX_TOOLS:
-        raise fields.wrong("tools", f"must be a list of at most {MAX_TOOLS} functions")
-    return tuple(_tool(item, f"tools[{index}]") for index, item in enumerate(value))
-
-
-def _tool(value: object, path: str) -> Tool:
-    function = value.get("function") if isinstance(value, dict) else None
-    if not isinstance(function, dict):
-        raise InvalidRequest(f'{path} must be {{"type": "function", "function": …}}', path)
-    parameters = function.get("parameters") or {}
-    if not isinstance(parameters, dict):
-        raise InvalidRequest(f"{path}.function.parameters must be a JSON schema, not {shown(parameters)}", path)
-    return Tool(
-        check_text(function.get("name"), f"{path}.function.name", MAX_NAME_CHARS),
-        check_text(function.get("description") or "", f"{path}.function.description"),
-        parameters,
-    )
 
 
 def _refuse_images(body: Mapping[str, Any], name: str) -> None:

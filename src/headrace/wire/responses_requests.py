@@ -13,7 +13,7 @@ from headrace.wire.fields import Fields, check_text, shown
 from headrace.wire.limits import Limits
 from headrace.wire.openai_requests import INT32, cache_salt, parse_effort
 from headrace.wire.refusals import Refusal, refuse_unhonoured
-from headrace.wire.tools import check_nested, made_call, parse_function, parse_tool_choice
+from headrace.wire.tools import check_nested, made_call, parse_function, parse_tool_choice, parse_tools
 
 REFUSED: Mapping[str, Refusal] = {
     "conversation": Refusal((), "conversations are not kept; use previous_response_id"),
@@ -52,7 +52,7 @@ def parse_response(body: Mapping[str, Any], limits: Limits, defaults: Mapping[st
     params = sampling.parse_sampling(fields, limits, max_tokens, (top or 0) if logprobs else None, defaults)
     if max_tokens is not None and max_tokens > limits.max_work_tokens:
         raise fields.wrong("max_output_tokens", f"is more than {limits.max_work_tokens} tokens, the limit for a call")
-    tools = _tools(fields.raw("tools"), limits)
+    tools = parse_tools(fields.raw("tools"), limits, _tool)
     effort = _effort(fields)
     metadata = fields.mapping("metadata", 16)
     for name in (*_REPEATED, "text", "tool_choice"):
@@ -139,22 +139,12 @@ def _form(fields: Fields, limits: Limits) -> Constraint | None:
     return constraints.response_format(text.get("format"), limits, "text.format")
 
 
-def _tools(value: object, limits: Limits) -> tuple[Tool, ...]:
-    """Functions, whose fields are right in the tool here."""
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise InvalidRequest(f"tools must be a list, not {shown(value)}", "tools")
-    if len(value) > limits.max_tools:
-        raise InvalidRequest(f"tools has {len(value)} entries; the limit is {limits.max_tools}", "tools")
-    for index, item in enumerate(value):
-        kind = item.get("type") if isinstance(item, dict) else item
-        if kind != "function":
-            raise Unsupported(f"tools[{index}].type is {shown(kind)}: only function is supported", "tools")
-    tools = tuple(parse_function(item, f"tools[{index}]") for index, item in enumerate(value))
-    if len({tool.name for tool in tools}) < len(tools):
-        raise InvalidRequest("tools: two functions have the same name", "tools")
-    return tools
+def _tool(value: object, path: str) -> Tool:
+    """A function, whose fields are right in the tool here."""
+    kind = value.get("type") if isinstance(value, dict) else value
+    if not isinstance(value, dict) or kind != "function":
+        raise Unsupported(f"{path}.type is {shown(kind)}: only function is supported", "tools")
+    return parse_function(value, path)
 
 
 def input_items(value: object) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headrace.errors import InvalidRequest, Unsupported
@@ -19,8 +19,27 @@ MAX_DEPTH = 64
 """Objects and lists within each other, in a schema or in a call's arguments."""
 
 
-def parse_tools(value: object, limits: Limits, name: str = "tools") -> tuple[Tool, ...]:
-    """OpenAI's ``[{"type": "function", "function": {name, description, parameters, strict}}]``.
+def parse_function_tool(value: object, path: str) -> Tool:
+    """OpenAI's ``{"type": "function", "function": {name, description, parameters, strict}}``, which is Ollama's too.
+
+    Raises:
+        InvalidRequest: the shape is wrong.
+        Unsupported: a tool that is no function.
+    """
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{path} must be an object, not {shown(value)}", path)
+    if value.get("type", "function") != "function":
+        raise Unsupported(f"{path}.type is {shown(value['type'])}: only function is supported", path)
+    function = value.get("function")
+    if not isinstance(function, dict):
+        raise InvalidRequest(f"{path}.function must be an object, not {shown(function)}", path)
+    return parse_function(function, f"{path}.function")
+
+
+def parse_tools(
+    value: object, limits: Limits, read: Callable[[object, str], Tool] = parse_function_tool
+) -> tuple[Tool, ...]:
+    """``tools``, each read in its dialect's shape, by ``read`` (tool, its path in the body).
 
     Raises:
         InvalidRequest: the shape is wrong, or two have one name.
@@ -29,24 +48,13 @@ def parse_tools(value: object, limits: Limits, name: str = "tools") -> tuple[Too
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise InvalidRequest(f"{name} must be a list, not {shown(value)}", name)
+        raise InvalidRequest(f"tools must be a list, not {shown(value)}", "tools")
     if len(value) > limits.max_tools:
-        raise InvalidRequest(f"{name} has {len(value)} entries; the limit is {limits.max_tools}", name)
-    tools = tuple(_tool(item, f"{name}[{index}]") for index, item in enumerate(value))
+        raise InvalidRequest(f"tools has {len(value)} entries; the limit is {limits.max_tools}", "tools")
+    tools = tuple(read(item, f"tools[{index}]") for index, item in enumerate(value))
     if len({tool.name for tool in tools}) < len(tools):
-        raise InvalidRequest(f"{name}: two functions have the same name", name)
+        raise InvalidRequest("tools: two have the same name", "tools")
     return tools
-
-
-def _tool(value: object, path: str) -> Tool:
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{path} must be an object, not {shown(value)}", path)
-    if value.get("type") != "function":
-        raise Unsupported(f"{path}.type is {shown(value.get('type'))}: only function is supported", path)
-    function = value.get("function")
-    if not isinstance(function, dict):
-        raise InvalidRequest(f"{path}.function must be an object, not {shown(function)}", path)
-    return parse_function(function, f"{path}.function")
 
 
 def parse_function(function: Mapping[str, Any], path: str, parameters: str = "parameters") -> Tool:
@@ -63,7 +71,7 @@ def parse_function(function: Mapping[str, Any], path: str, parameters: str = "pa
     schema = function.get(parameters)
     if schema is None:
         schema = _NO_PARAMETERS
-    if not isinstance(schema, dict | Mapping):
+    if not isinstance(schema, Mapping):
         raise InvalidRequest(f"{path}.{parameters} must be a JSON schema, not {shown(schema)}", path)
     if schema.get("type", "object") != "object":
         raise InvalidRequest(f'{path}.{parameters} must be the schema of an object, "type": "object"', path)
@@ -139,8 +147,8 @@ def _offered(value: object, tools: tuple[Tool, ...], name: str) -> str:
     return str(asked)
 
 
-def parse_made_calls(value: object, path: str, limits: Limits) -> list[dict[str, Any]]:
-    """An assistant's ``tool_calls``, their arguments as objects.
+def parse_made_calls(value: object, path: str, limits: Limits, *, numbered: bool = False) -> list[dict[str, Any]]:
+    """An assistant's ``tool_calls``, their arguments as objects. With ``numbered``, calls without an id get one.
 
     Raises:
         InvalidRequest: the shape is wrong, or arguments are no JSON object.
@@ -150,10 +158,13 @@ def parse_made_calls(value: object, path: str, limits: Limits) -> list[dict[str,
         raise InvalidRequest(f"{path} must be a list, not {shown(value)}", path)
     if len(value) > limits.max_tools:
         raise InvalidRequest(f"{path} has {len(value)} entries; the limit is {limits.max_tools}", path)
-    return [_made_call(item, f"{path}[{index}]", limits) for index, item in enumerate(value)]
+    return [
+        _made_call(item, f"{path}[{index}]", limits, f"call_{index}" if numbered else None)
+        for index, item in enumerate(value)
+    ]
 
 
-def _made_call(value: object, path: str, limits: Limits) -> dict[str, Any]:
+def _made_call(value: object, path: str, limits: Limits, default_id: str | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest(f"{path} must be an object, not {shown(value)}", path)
     if value.get("type", "function") != "function":
@@ -162,7 +173,7 @@ def _made_call(value: object, path: str, limits: Limits) -> dict[str, Any]:
     if not isinstance(function, dict):
         raise InvalidRequest(f"{path}.function must be an object, not {shown(function)}", path)
     return made_call(
-        Fields(value, f"{path}.").text("id", limits.max_name_chars),
+        Fields(value, f"{path}.").text("id", limits.max_name_chars) or default_id,
         function.get("name"),
         function.get("arguments"),
         f"{path}.function",
