@@ -18,6 +18,8 @@ from headrace.wire.ollama_options import parse_options
 from headrace.wire.tools import parse_made_calls, parse_tools
 
 MAX_OPTIONS = 64
+LONGEST_STAY = 1e9
+"""Seconds, some 31 years: much longer and there is no date on which it would end."""
 EFFORTS = ("low", "medium", "high", "max")
 
 _COMMON = frozenset(
@@ -52,21 +54,32 @@ def keep_alive(body: Mapping[str, Any]) -> float | None:
     """Seconds that the model is to stay loaded after this call: negative for ever, None if nothing is said.
 
     Raises:
-        InvalidRequest: neither a number nor a duration such as "5m".
+        InvalidRequest: neither a number nor a duration such as "5m", or too long.
     """
     value = body.get("keep_alive")
     if value is None:
         return None
-    if type(value) in (int, float) and abs(value) < 1e9:
-        return float(value)
+    seconds = _seconds(value)
+    if seconds is None or abs(seconds) >= LONGEST_STAY:
+        raise InvalidRequest(
+            f'keep_alive must be seconds or a duration such as "5m", below {LONGEST_STAY:.0f} s (-1: for ever), '
+            f"not {shown(value)}",
+            "keep_alive",
+        )
+    return seconds
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) if abs(value) < LONGEST_STAY else None
     if isinstance(value, str) and len(value) <= 64:
         text, sign = (value[1:], -1.0) if value.startswith("-") else (value, 1.0)
-        if text.isascii() and text.isdigit() and len(text) < 10:
+        if text.isascii() and text.isdigit():
             return sign * float(text)
         parts = _DURATION.findall(text)
         if parts and "".join(number + unit for number, unit in parts) == text:
             return sign * sum(float(number) * _UNITS[unit] for number, unit in parts)
-    raise InvalidRequest(f'keep_alive must be seconds or a duration such as "5m", not {shown(value)}', "keep_alive")
+    return None
 
 
 def shown_model(body: Mapping[str, Any]) -> str:
