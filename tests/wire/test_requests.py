@@ -293,6 +293,14 @@ def test_options_that_depend_on_each_other() -> None:
     assert completion(max_tokens=0, echo=True).max_tokens == 0
 
 
+def test_all_that_a_template_writes_counts_as_a_conversations_length() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": json.dumps({"x": "y" * 1000})}}
+    turn = {"role": "assistant", "content": "z" * 10, "reasoning_content": "r" * 100, "tool_calls": [call]}
+    content = parse_chat({"messages": [*MESSAGES, turn]}, LIMITS, {}).content
+    assert isinstance(content, Conversation)
+    assert content.characters > 1110
+
+
 def test_the_models_own_defaults_hold_until_the_call_says_otherwise() -> None:
     defaults = {"temperature": 0.6, "top_p": 0.9, "top_k": 20.0}
     call = parse_chat({"messages": MESSAGES, "top_p": 1}, LIMITS, defaults)

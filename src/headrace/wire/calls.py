@@ -82,10 +82,9 @@ class Conversation:
     @property
     def characters(self) -> int:
         """About how long its text is, which is what rendering and tokenising it cost."""
-        total = sum([len(message["content"]) for message in self.messages])
-        if self.tools:
-            total += len(str(self.tools))
-        return total
+        total = sum([len(each["content"]) + len(each.get("reasoning_content", "")) for each in self.messages])
+        total += sum([len(str(each["tool_calls"])) for each in self.messages if "tool_calls" in each])
+        return total + len(str(self.tools))
 
 
 @dataclass(frozen=True, slots=True)
