@@ -10,6 +10,7 @@ import pytest
 
 from headrace.api import ServerSettings
 from headrace.api.stored import StoredResponses
+from headrace.errors import QueueFull
 from tests.api.conftest import Running, Start
 from tests.api.fakes import EOS, FakeEngine, served, wait_until
 from tests.api.formats import FormatWords
@@ -224,6 +225,13 @@ def test_what_runs_in_the_background_can_be_cancelled(start: Start) -> None:
     wait_until(lambda: not server.engine.running)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(other.id)
+    wait_until(lambda: server.app.models.open == 0)
+
+
+def test_what_the_engine_refuses_does_not_begin_in_the_background(start: Start) -> None:
+    server = serve(start, "Sunny.", pace=None, refuse=QueueFull("the queue is full", retry_after=3))
+    answer = httpx.post(f"{server.url}/v1/responses", json={"model": "tiny", "input": "How?", "background": True})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
     wait_until(lambda: server.app.models.open == 0)
 
 

@@ -92,6 +92,9 @@ class Responses:
             task.result()  # raises what kept it from beginning
             return
         response = work.begun.result()
+        if task.done() and task.exception() is not None:  # the engine did not take it: so does its caller hear
+            self._stored.drop(owner, response["id"])
+            task.result()
         key = owner, response["id"]
         self._running[key] = work
         task.add_done_callback(lambda done: self._ended(key, work, done))
