@@ -160,7 +160,7 @@ ARGUMENTS = st.dictionaries(TEXT, st.integers() | TEXT, max_size=3).map(json.dum
 
 @st.composite
 def answers(draw: st.DrawFn) -> list[Delta]:
-    """One choice's deltas: reasoning, then text, then calls in fragments."""
+    """One choice's deltas: reasoning, then text, then calls in fragments, with text or reasoning between them."""
     deltas = [Delta(0, reasoning=text) for text in draw(st.lists(TEXT, max_size=3))]
     deltas += [Delta(0, text) for text in draw(st.lists(TEXT, max_size=4))]
     for index in range(draw(st.integers(0, 3))):
@@ -168,6 +168,8 @@ def answers(draw: st.DrawFn) -> list[Delta]:
         cut = draw(st.integers(0, len(arguments)))
         deltas.append(Delta(0, tool_calls=(ToolCallDelta(index, f"c{index}", "f", arguments[:cut]),)))
         deltas.append(Delta(0, tool_calls=(ToolCallDelta(index, arguments=arguments[cut:]),)))
+        deltas += [Delta(0, text) for text in draw(st.lists(TEXT, max_size=1))]
+        deltas += [Delta(0, reasoning=text) for text in draw(st.lists(TEXT, max_size=1))]
     reason = draw(st.none() | st.just("END"))
     finish = draw(st.sampled_from(["stop", "length", "tool_calls"]))
     deltas.append(Delta(0, finish=finish, stop_reason=reason if finish == "stop" else None))

@@ -12,7 +12,7 @@ from headrace.wire.chunks import escape, to_json
 from headrace.wire.deltas import Delta, Head, ToolCallDelta, Usage
 from headrace.wire.dialects import Dialect
 from headrace.wire.failures import ErrorShape, message_of, status_of
-from headrace.wire.fold import Choice, ToolCall
+from headrace.wire.fold import Choice, Passage, ToolCall
 
 TYPES = {
     400: "invalid_request_error",
@@ -97,12 +97,7 @@ class EventWriter:
 def document(head: Head, call: Call, choices: list[Choice], usage: Usage) -> dict[str, Any]:
     """The whole message."""
     (choice,) = choices
-    content: list[dict[str, Any]] = []
-    if choice.reasoning:
-        content.append({"type": "thinking", "thinking": choice.reasoning, "signature": ""})
-    if choice.text:
-        content.append({"type": "text", "text": choice.text})
-    content += [_use(made) for made in choice.calls]
+    content = [_content(block) for block in choice.blocks]
     return {**_message(head, content, *_stop(choice.finish, choice.stop_reason)), "usage": usage_json(usage)}
 
 
@@ -134,6 +129,14 @@ def _stop(finish: str | None, reason: int | str | None) -> tuple[str, str | None
     if finish == "tool_calls":
         return "tool_use", None
     return ("stop_sequence", reason) if isinstance(reason, str) else ("end_turn", None)
+
+
+def _content(block: Passage | ToolCall) -> dict[str, Any]:
+    if isinstance(block, ToolCall):
+        return _use(block)
+    if block.thought:
+        return {"type": "thinking", "thinking": block.text, "signature": ""}
+    return {"type": "text", "text": block.text}
 
 
 def _use(call: ToolCall) -> dict[str, Any]:
