@@ -13,6 +13,7 @@ from typing import Any
 
 from headrace.constraint import Constraint, Kind
 from headrace.errors import InvalidRequest
+from headrace.wire.body import MAX_DEPTH, is_nested_deeper
 from headrace.wire.fields import Fields, check_text, shown
 from headrace.wire.limits import Limits
 
@@ -72,12 +73,14 @@ def response_format(value: object, limits: Limits, name: str = "response_format"
     if not isinstance(value, dict):
         raise InvalidRequest(f"{name} must be an object, not {shown(value)}", name)
     kind = value.get("type")
+    if kind in ("text", "json_object") and value.get("json_schema") is not None:
+        raise InvalidRequest(f'{name} has a json_schema, which is for the type "json_schema"', name)
     if kind == "text":
         return None
     if kind == "structural_tag":
         return _constraint("structural_tag", json.dumps(value, ensure_ascii=False), name, limits)
     if kind == "json_object":
-        schema = value.get("value", value.get("schema"))
+        schema = value.get("schema") if value.get("value") is None else value["value"]
         return json_object(name) if schema is None else json_schema(schema, limits, name)
     if kind != "json_schema":
         kinds = "text, json_object, json_schema or structural_tag"
@@ -112,6 +115,8 @@ def json_schema(
             schema = json.loads(check_text(schema, field, limits.max_constraint_chars))
         except (ValueError, RecursionError):
             raise InvalidRequest(f"{field}: the schema is a string that is not valid JSON", field) from None
+        if is_nested_deeper(schema, MAX_DEPTH):
+            raise InvalidRequest(f"{field}: the schema is nested more than {MAX_DEPTH} deep", field)
     if schema is True:
         schema = {}
     if not isinstance(schema, dict):
