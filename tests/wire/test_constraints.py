@@ -79,7 +79,22 @@ def test_white_space() -> None:
 
     assert options(disable_any_whitespace=True)["x-guidance"] == {"whitespace_flexible": False}
     assert options(whitespace_pattern=" ?")["x-guidance"] == {"whitespace_pattern": " ?"}
-    assert options(disable_additional_properties=True)["additionalProperties"] is False
+
+
+def test_objects_are_closed_however_deep() -> None:
+    inner = {"type": "object", "properties": {"properties": {"type": "object"}}}
+    schema = {
+        "properties": {"a": {"items": inner}, "b": {**inner, "additionalProperties": True}},
+        "$defs": {"c": {"anyOf": [inner]}},
+        "default": {"properties": {}},
+    }
+    closed = {**inner, "additionalProperties": False}
+    assert schema_of(parse(structured_outputs={"json": schema, "disable_additional_properties": True})) == {
+        "properties": {"a": {"items": closed}, "b": {**inner, "additionalProperties": True}},
+        "$defs": {"c": {"anyOf": [closed]}},
+        "default": {"properties": {}},
+        "additionalProperties": False,
+    }
 
 
 def test_tgi_and_ollama() -> None:

@@ -105,7 +105,7 @@ def json_schema(
     schema: object, limits: Limits, field: str, *, whitespace: str | None = _WHITESPACE, closed: bool = False
 ) -> Constraint:
     """A JSON schema, as an object, as JSON text, or true. ``whitespace``: a regex of what may stand between the parts
-    (None: nothing). ``closed``: no properties but those named.
+    (None: nothing). ``closed``: objects have no properties but those that are named, however deep they are.
 
     Raises:
         InvalidRequest: no schema, or too large.
@@ -121,12 +121,34 @@ def json_schema(
         schema = {}
     if not isinstance(schema, dict):
         raise InvalidRequest(f"{field}: the schema must be an object, not {shown(schema)}", field)
-    if closed and "additionalProperties" not in schema:
-        schema = {**schema, "additionalProperties": False}
+    if closed:
+        schema = _closed(schema)
     options = schema.get("x-guidance")
     if options is None:
         schema = {**schema, **_guidance(whitespace)}
     return _constraint("json_schema", json.dumps(schema, ensure_ascii=False), field, limits)
+
+
+_SCHEMAS_BY_NAME = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_DATA = frozenset({"const", "enum", "default", "examples"})
+
+
+def _closed(schema: Any) -> Any:
+    """The schema, and all within it, with ``additionalProperties`` false where there are properties and it is not
+    said."""
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result: dict[str, Any] = {}
+    if not schema.keys().isdisjoint({"properties", "patternProperties"}):
+        result["additionalProperties"] = False
+    for key, value in schema.items():
+        if key in _SCHEMAS_BY_NAME and isinstance(value, dict):
+            result[key] = {name: _closed(each) for name, each in value.items()}
+        else:
+            result[key] = value if key in _DATA else _closed(value)
+    return result
 
 
 def tgi_grammar(value: object, limits: Limits, name: str = "parameters.grammar") -> Constraint | None:
