@@ -107,7 +107,9 @@ def test_load_and_unload(start: Start) -> None:
     assert client.generate("tiny", keep_alive=0).done_reason == "unload"
     wait_until(lambda: not client.ps().models)
     assert client.generate("tiny", "hi", keep_alive="5m").response == TEXT
-    assert [model.model for model in client.ps().models] == ["tiny"]
+    with pytest.raises(ollama.ResponseError, match="mirostat"):
+        client.generate("tiny", "hi", keep_alive=0, options={"mirostat": 2})
+    assert [model.model for model in client.ps().models] == ["tiny"], "a call that is refused unloads nothing"
     client.chat("tiny", [{"role": "user", "content": "hi"}], keep_alive=0)
     wait_until(lambda: not client.ps().models)
 

@@ -27,6 +27,7 @@ _ANY_MODEL = Limits(max_model_len=1 << 31, vocab_size=1 << 31)
 
 class TextRoute:
     """A route with a ``prompt``, a field of that name. Without it the model is loaded; with ``keep_alive`` 0, unloaded.
+    A call that is refused changes nothing of how long the model stays.
 
     ``empty`` is the answer then: of the model's name, and whether it was unloaded.
     """
@@ -58,10 +59,8 @@ class TextRoute:
             return
         model, stay = asked_model(body), keep_alive(body)
         if body.get(self._prompt):
-            try:
-                await self._answerer.answer(body, arrival, scope, receive, send)
-            finally:
-                self._keep(model, stay)
+            await self._answerer.answer(body, arrival, scope, receive, send)
+            self._keep(model, stay)
         else:
             limit = settings.request_timeout
             await self._load(body, model, stay, None if limit is None else arrival + limit, receive, send)
