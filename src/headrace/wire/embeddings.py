@@ -73,7 +73,7 @@ def parse_embeddings(body: Mapping[str, Any], limits: Limits, defaults: Mapping[
 def parse_score(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, float]) -> Call:
     """The body of ``POST /score``: ``text_1`` and ``text_2``, or ``queries`` and ``documents`` (or ``items``).
 
-    Each of the first is compared with each of the second, or one with all, or pairwise where both have as many.
+    One text is compared with each of the second, several with as many of the second, pair by pair.
 
     Raises:
         InvalidRequest, Unsupported: naming the field, the limit and the fix.

@@ -119,7 +119,13 @@ def _style(fields: Fields) -> AnswerStyle:
     options = fields.mapping("stream_options", 16)
     if options and not stream:
         raise fields.wrong("stream_options", "needs stream to be true")
-    include, continuous = sampling.parse_style(fields, options)
+    for name in options:
+        if name not in ("include_usage", "continuous_usage_stats", "include_obfuscation"):
+            raise fields.wrong("stream_options", "knows include_usage and continuous_usage_stats only")
+    inner = Fields(options, "stream_options.")
+    if inner.boolean("include_obfuscation"):
+        raise fields.wrong("stream_options", "cannot have include_obfuscation: it is not supported")
+    include, continuous = inner.boolean("include_usage"), inner.boolean("continuous_usage_stats")
     return AnswerStyle(
         stream=stream,
         include_usage=include,

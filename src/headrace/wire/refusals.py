@@ -59,7 +59,7 @@ NOT_HONOURED: Mapping[str, Refusal] = {
     "repetition_detection": Refusal((), "it is not supported; use repetition_penalty"),
     "stream_interval": Refusal((1,), "every token is sent when it is made"),
     "thinking_token_budget": Refusal((), "how long the model reasons is up to it; use max_tokens"),
-    "watermarking": Refusal((), "watermarking is not supported"),
+    "watermarking": Refusal((), "TGI's routes can mark an answer: parameters.watermark of /generate"),
 }
 
 HINTS: Mapping[str, type] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from headrace.errors import InvalidRequest
 from headrace.types import SamplingParams
@@ -129,18 +128,3 @@ def _allowed(fields: Fields, limits: Limits) -> tuple[int, ...] | None:
     if allowed is not None and not allowed:
         raise fields.wrong("allowed_token_ids", "must not be empty: no token would be left to choose")
     return allowed
-
-
-def parse_style(fields: Fields, stream_options: Mapping[str, Any]) -> tuple[bool, bool]:
-    """``include_usage`` and ``continuous_usage_stats``.
-
-    Raises:
-        InvalidRequest: an unknown option, or a wrong type.
-    """
-    options = Fields(stream_options, "stream_options.")
-    for name in stream_options:
-        if name not in ("include_usage", "continuous_usage_stats", "include_obfuscation"):
-            raise fields.wrong("stream_options", "knows include_usage and continuous_usage_stats only")
-    if options.boolean("include_obfuscation"):
-        raise fields.wrong("stream_options", "cannot have include_obfuscation: it is not supported")
-    return options.boolean("include_usage"), options.boolean("continuous_usage_stats")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from headrace.wire.limits import Limits
 from headrace.wire.ollama_requests import CHAT_FIELDS, EFFORTS, GENERATE_FIELDS
-from headrace.wire.openapi.openai_bodies import BODIES as OPENAI_BODIES
 from headrace.wire.openapi.parts import (
     ANY_OBJECT,
     INT32,
@@ -103,7 +102,6 @@ _OLLAMA_TEXT: Mapping[str, Schema] = {
 _NAMED = either(fields({"model": MODEL}, ("model",)), fields({"name": MODEL}, ("name",)))
 BODIES: Mapping[str, Schema] = {
     "TgiGenerate": fields({"inputs": text(least=1), "parameters": _PARAMETERS, "stream": TRUE_OR_FALSE}, ("inputs",)),
-    "TgiChat": OPENAI_BODIES["Chat"],
     "OllamaGenerate": fields({name: _OLLAMA_TEXT[name] for name in sorted(GENERATE_FIELDS)}, ("model",)),
     "OllamaChat": fields({name: _OLLAMA_TEXT[name] for name in sorted(CHAT_FIELDS)}, ("model",)),
     "OllamaEmbed": fields(
