@@ -1,6 +1,5 @@
 """Ollama's bodies and answers: every option honoured or refused, and a stream that adds up to the answer."""
 
-import functools
 import json
 from datetime import datetime
 from typing import Any
@@ -63,7 +62,7 @@ def test_options_arrive() -> None:
     assert (off.repetition_penalty, off.presence_penalty) == (1.0, 0.0)
 
 
-DEEP: Any = functools.reduce(lambda inner, _: {"a": inner}, range(100), {})
+DEEP = json.loads('{"a":' * 100 + "1" + "}" * 100)
 
 
 def called(arguments: Any) -> dict[str, Any]:

@@ -121,12 +121,10 @@ def json_schema(
         schema = {}
     if not isinstance(schema, dict):
         raise InvalidRequest(f"{field}: the schema must be an object, not {shown(schema)}", field)
-    if closed:
-        schema = _closed(schema)
-    options = schema.get("x-guidance")
-    if options is None:
-        schema = {**schema, **_guidance(whitespace)}
-    return _constraint("json_schema", json.dumps(schema, ensure_ascii=False), field, limits)
+    whole: dict[str, Any] = _closed(schema) if closed else schema
+    if whole.get("x-guidance") is None:
+        whole = {**whole, **_guidance(whitespace)}
+    return _constraint("json_schema", json.dumps(whole, ensure_ascii=False), field, limits)
 
 
 _SCHEMAS_BY_NAME = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
