@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from headrace.weights.hub import parse_hub_id, wanted_files
 from tests.weights.files import write_dir
 from tests.weights.loopback import Site, serving
 
+PIECE = 1 << 20
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -29,6 +32,8 @@ class Hub(Site):
     def __init__(self, files: Mapping[str, bytes]) -> None:
         super().__init__()
         self.files = dict(files)
+        self.pace = 0.0
+        """Seconds between two pieces of a body."""
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         hub = self
@@ -74,7 +79,13 @@ class Hub(Site):
                     self.send_header(key, value)
                 self.end_headers()
                 if self.command == "GET":
-                    self.wfile.write(body)
+                    if hub.cut and len(body) > hub.cut[0]:
+                        body = body[: hub.cut.pop(0)]
+                        self.close_connection = True
+                    with suppress(ConnectionError):  # the client may have heard enough
+                        for begin in range(0, len(body), PIECE):
+                            self.wfile.write(body[begin : begin + PIECE])
+                            time.sleep(hub.pace)
 
         return Handler
 

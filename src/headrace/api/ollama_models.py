@@ -125,7 +125,7 @@ class ModelRoutes:
 
     async def pull(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/api/pull``: fetch a model, with a line for every step unless ``stream`` is false. A client that leaves
-        ends it; the next pull goes on from there."""
+        ends it; the next pull goes on with what `Store.pull` kept."""
         body = await self._body(scope, receive)
         if body is None:
             return

@@ -76,8 +76,9 @@ def wanted_files(files: Iterable[str], label: str) -> list[str]:
 
 
 def fetch(model: HubModel, folder: Path, progress: Progress | None = None) -> None:
-    """Fetch the model's files into ``folder``, resuming what is there already. HF_ENDPOINT, HF_TOKEN and proxies are
-    honoured by `huggingface_hub` itself.
+    """Fetch the model's files into ``folder``; those that are complete there already are not fetched again, and a
+    connection that breaks is gone on with where it broke. A file that a call leaves incomplete is fetched anew by the
+    next (the hub's client deletes it). HF_ENDPOINT, HF_TOKEN and proxies are honoured by `huggingface_hub` itself.
 
     Raises:
         DownloadError: not found, gated, offline, disk full.
