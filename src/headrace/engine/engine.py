@@ -213,14 +213,20 @@ class Engine:
         with self._changed:
             self._dead = self._dead or cause
             inbox, self._inbox = self._inbox, []
-        events = [event for command in inbox for event in command()]
-        if self._stopping:
-            events += self._scheduler.abort_all(self._clock())
-        else:
-            events += self._scheduler.fail(None, self._clock(), "the engine has stopped")
+        events: list[TokenEvent] = []
+        for command in (*inbox, self._end_all):
+            try:
+                events += command()
+            except Exception:  # what broke the loop may break this too, and must not keep the others' ends from them
+                _log.exception("something posted to a step loop that has ended went wrong")
         self._settle(events, None, self._clock(), 0.0)
         with self._changed:
             self._changed.notify_all()
+
+    def _end_all(self) -> list[TokenEvent]:
+        if self._stopping:
+            return self._scheduler.abort_all(self._clock())
+        return self._scheduler.fail(None, self._clock(), "the engine has stopped")
 
     def _turn(self) -> None:
         """Once around: what was posted, then a step, then everyone hears of it."""
