@@ -291,7 +291,8 @@ void report(const Row& row, int32_t token, int32_t count, hr_choice* out) {
   const double log_total = row.max + std::log(mass);
   out->token = token;
   out->logprob = static_cast<float>(row.logits[token] - log_total);
-  out->rank = 1 + count_before(row.logits, row.vocab, {row.logits[token], token});
+  const bool first = row.logits[token] == row.max && token == arg_max(row);
+  out->rank = first ? 1 : 1 + count_before(row.logits, row.vocab, {row.logits[token], token});
   out->top_count = count > 0 ? select_first(row, count, -FLT_MAX) : 0;
   Candidate* top = row.scratch.candidates;
   std::sort(top, top + out->top_count, before);

@@ -72,12 +72,16 @@ HR_CLONES bool find_group_max(const float* logits, int32_t vocab, float* group_m
 HR_CLONES double find_group_mass(const float* logits, int32_t vocab, const float* group_max, float max,
                                  float inverse_temperature, Candidate cut, double* group_mass) {
   float buffer[kGroup], mass[kGroup];
+  // What is banned, -inf, has no mass anyway, unless times 0.
+  const bool all = cut.logit == kKeepAll.logit && cut.id == kKeepAll.id && inverse_temperature > 0.0f;
   double total = 0.0;
   for (int32_t g = 0; g < group_count(vocab); ++g) {
     group_mass[g] = 0.0;
     if (group_max[g] < cut.logit) continue;
     const float* at = group_at(logits, vocab, g, buffer);
-    for (int i = 0; i < kGroup; ++i) {
+    if (all)
+      for (int i = 0; i < kGroup; ++i) mass[i] = exp_nonpositive((at[i] - max) * inverse_temperature);
+    for (int i = 0; i < kGroup && !all; ++i) {
       const uint32_t kept = (at[i] > cut.logit) | ((at[i] == cut.logit) & (g * kGroup + i <= cut.id));
       const float w = exp_nonpositive((at[i] - max) * inverse_temperature);
       mass[i] = kept ? w : 0.0f;

@@ -166,6 +166,8 @@ class RowSampling:
 
 
 GREEDY = RowSampling()
+SCORED = RowSampling(logprobs=0)
+"""Greedy, with the logprob of what was chosen."""
 
 
 @record
@@ -218,7 +220,7 @@ class Plan:
         return sum(len(row.tokens) for row in self.rows)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TokenLogprobs:
     """The logprob of one token and its rank (1 = most likely), with the most likely alternatives, best first."""
 

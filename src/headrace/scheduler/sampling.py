@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 
 from headrace.constraint import Matcher
-from headrace.types import GREEDY, RowSampling, SamplingParams
+from headrace.types import GREEDY, SCORED, RowSampling, SamplingParams
 from headrace.watermark import green_list
 
 _BAN = -math.inf
+_SHARED = {each.logprobs: each for each in (GREEDY, SCORED)}
 
 
 def derive_seed(seed: int, index: int) -> int:
@@ -81,7 +83,9 @@ class SamplingRule:
         changes = self._penalised or self._words or matcher is not None or params.watermark is not None
         if params.temperature == 0.0 and not changes:
             plain = self._row(array("i"), self._bias)
-            self._fixed = GREEDY if plain.is_plain_greedy else plain
+            self._fixed = plain
+            if replace(plain, logprobs=None).is_plain_greedy and plain.logprobs in _SHARED:
+                self._fixed = _SHARED[plain.logprobs]
 
     def at(self, tokens: array[int], length: int | None = None) -> RowSampling:
         """How to choose the token after ``tokens`` (prompt and output so far), or after their first ``length``."""

@@ -88,6 +88,10 @@ class OutputText:
             return self._read(self._reader, tokens, event)
         if self._matcher is None and not self._offsets:
             delta = OutputDelta(self._detokenizer.push(tokens), used=len(event.tokens))
+        elif self._matcher is None and len(tokens) == 1 == len(event.tokens):
+            text, offset = self._detokenizer.push(tokens), self._length
+            self._length += len(text)
+            delta = OutputDelta(text, None, 1, (offset,))
         else:
             delta = self._one_by_one(tokens, len(event.tokens))
         if delta.stop is not None:

@@ -11,7 +11,7 @@ LOGPROB_FLOOR = -9999.0
 """JSON has no -Infinity; vLLM writes this number for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Alternative:
     """A token that could have been chosen."""
 
@@ -23,7 +23,7 @@ class Alternative:
     special: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ShownToken:
     """A token with its logprob, ready to be written.
 

@@ -20,10 +20,13 @@ from headrace.backends.cpu.abi import (
     ResultStruct,
     sampling_error,
 )
-from headrace.types import GREEDY, Cause, Plan, PlanRow, RowResult, RowSampling, StepResult, TokenLogprobs
+from headrace.types import GREEDY, SCORED, Cause, Plan, PlanRow, RowResult, RowSampling, StepResult, TokenLogprobs
 
 _SAMPLING = struct.Struct("@6d2Q2iP2i2P2i2PQdIi")
 """``hr_sampling`` (native/sampler.h), field for field."""
+
+_ROW_FIELDS, _WANT = 9, 5
+"""Numbers in ``hr_row``, and which of them is ``want``."""
 
 _NOTHING = RowResult()
 _KEPT_RESULTS = 8192
@@ -45,6 +48,7 @@ class Batch:
         self._targets = array("i")
         self._choices = array("i")
         self._samplings = bytearray()
+        self._scored = b""  # SCORED, packed
         self._kept: list[array[int] | array[float]] = []  # what samplings point to
         self._integers = array("i")
         self._floats = array("f")
@@ -91,6 +95,9 @@ class Batch:
         self._point(len(plan.rows), len(plan.copies), samplings)
 
     def _add_sampling(self, s: RowSampling) -> None:
+        if s is SCORED and self._scored:
+            self._samplings += self._scored
+            return
         bias = sorted(s.bias.items()) if s.bias else ()
         self._samplings += _SAMPLING.pack(
             s.temperature,
@@ -116,6 +123,8 @@ class Batch:
             0 if s.mask is None else len(s.mask) // 4,
         )
         self._tops += s.logprobs or 0
+        if s is SCORED:
+            self._scored = bytes(self._samplings[-_SAMPLING.size :])
 
     def _keep(self, values: array[int] | array[float]) -> int:
         if not values:
@@ -167,11 +176,13 @@ class Batch:
         reader = _EntryReader(self._integers[2 * n :], self._floats, samplings + len(self._targets))
         tokens = zip(self._integers[:n], self._integers[n : 2 * n], strict=True)
         results: list[RowResult] = []
-        for row in plan.rows:
+        for row, want in zip(plan.rows, self._rows[_WANT::_ROW_FIELDS], strict=True):
             found = [self._plain_result(row, *next(tokens)) for _ in range(1 + len(row.earlier))]
-            if row.sampling is not None and not _is_plain(row):
+            if want >= 0 and row.sampling is not None:
                 found = [reader.next(sampling.logprobs) for sampling in (*row.earlier, row.sampling)]
             results.append(replace(found[-1], earlier=tuple(found[:-1])) if row.earlier else found[-1])
+        if not self._targets:
+            return results
         return [reader.with_targets(row, result) for row, result in zip(plan.rows, results, strict=True)]
 
     def _with_embeddings(self, plan: Plan, results: list[RowResult]) -> list[RowResult]:
@@ -224,10 +235,12 @@ class _EntryReader:
             return RowResult(error=sampling_error(status), cause=cause)
         if tops is None:
             return RowResult(token=token)
+        if not count:
+            return RowResult(token, TokenLogprobs(token, self._floats[e], rank))
         ids = self._integers[4 * n + begin : 4 * n + begin + count]
         logprobs = self._floats[n + begin : n + begin + count]
         top = tuple(zip(ids, logprobs, strict=True))
-        return RowResult(token=token, logprobs=TokenLogprobs(token, self._floats[e], rank, top))
+        return RowResult(token, TokenLogprobs(token, self._floats[e], rank, top))
 
     def with_targets(self, row: PlanRow, result: RowResult) -> RowResult:
         """The row's result with the logprobs of its targets, which are the next entries."""
