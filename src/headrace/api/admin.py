@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.access import Scope as Access
-from headrace.api.exchange import ClientGone, read_json, respond_json
+from headrace.api.exchange import read_json, respond_json
 from headrace.api.hosting import Models, Slot
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.routes import Route
@@ -49,11 +49,7 @@ class AdminRoutes:
         """``{"action": "load" | "unload" | "reload"}``; answers when it is done, ``unload`` when it is decided."""
         self._refuse_without_keys()
         slot = self._models.find(scope["headrace.rest"])
-        try:
-            body = await read_json(scope, receive, self._settings.max_body_bytes, self._settings.body_timeout)
-        except ClientGone:
-            return
-        action = _action(body)
+        action = _action(await read_json(scope, receive, self._settings))
         if action == "load":
             await self._models.load(slot.name)
         elif action == "unload":

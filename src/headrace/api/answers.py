@@ -13,7 +13,7 @@ from headrace.api.admission import Admitted, admit
 from headrace.api.callers import caller_of
 from headrace.api.choice import Choice, VectorChoice
 from headrace.api.desk import Desk
-from headrace.api.exchange import ClientGone, Header, read_json, respond_json
+from headrace.api.exchange import Header, read_json, respond_json
 from headrace.api.hosting import Models
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.reply import Reply
@@ -35,18 +35,9 @@ class Answerer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One call, from its body to its last byte."""
-        arrival, settings = time.monotonic(), self._settings
-        try:
-            with self._models.preparing():
-                body = await read_json(
-                    scope,
-                    receive,
-                    settings.max_body_bytes,
-                    settings.body_timeout,
-                    any_media_type=self._dialect.any_media_type,
-                )
-        except ClientGone:
-            return
+        arrival = time.monotonic()
+        with self._models.preparing():
+            body = await read_json(scope, receive, self._settings, any_media_type=self._dialect.any_media_type)
         await self.answer(body, arrival, scope, receive, send)
 
     async def answer(self, body: Mapping[str, Any], arrival: float, scope: Scope, receive: Receive, send: Send) -> None:

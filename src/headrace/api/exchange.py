@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.api.ports import Receive, Scope, Send
+from headrace.api.settings import ServerSettings
 from headrace.errors import (
     Draining,
     HeadraceError,
@@ -59,9 +60,9 @@ async def respond_error(send: Send, error: Exception, extra: Headers | None = No
 
 
 async def read_json(
-    scope: Scope, receive: Receive, max_bytes: int, timeout: float, *, any_media_type: bool = False
+    scope: Scope, receive: Receive, settings: ServerSettings, *, any_media_type: bool = False
 ) -> dict[str, Any]:
-    """The request's body as a JSON object; nothing larger than ``max_bytes`` is ever held.
+    """The request's body as a JSON object; nothing larger than ``settings.max_body_bytes`` is ever held.
 
     With ``any_media_type`` the body may be called something else than JSON (curl's ``-d`` says that it is a form), but
     not by a web page: what a browser sends without asking first, in the name of whoever looks at the page, always
@@ -70,10 +71,11 @@ async def read_json(
     Raises:
         UnsupportedMediaType: not application/json, or compressed.
         PayloadTooLarge: by its announced or by its real length.
-        RequestTimeout: it did not arrive within ``timeout`` seconds.
+        RequestTimeout: it did not arrive within ``settings.body_timeout`` seconds.
         InvalidRequest: it is no JSON object.
-        ClientGone: the connection closed first.
+        ClientGone: the connection closed first; `headrace.api.guards.account` takes care of that.
     """
+    max_bytes, timeout = settings.max_body_bytes, settings.body_timeout
     kind = (header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
     if kind != b"application/json" and (not any_media_type or header(scope, b"origin") is not None):
         raise UnsupportedMediaType("send the body as JSON with the header Content-Type: application/json")

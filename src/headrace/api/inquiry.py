@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from headrace.api.exchange import ClientGone, read_json, respond_json
+from headrace.api.exchange import read_json, respond_json
 from headrace.api.hosting import Models
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.settings import Served, ServerSettings
@@ -40,11 +40,8 @@ class Inquiry:
         """One call."""
         settings, models = self._settings, self._models
         deadline = None if settings.request_timeout is None else time.monotonic() + settings.request_timeout
-        try:
-            with models.preparing():
-                body = await read_json(scope, receive, settings.max_body_bytes, settings.body_timeout)
-        except ClientGone:
-            return
+        with models.preparing():
+            body = await read_json(scope, receive, settings)
         scope["headrace.errors"] = self._shape(body)
         async with models.lease(self._model(body), deadline, receive) as hosted:
             with models.preparing():

@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace.access import Scope as Access
 from headrace.api.answers import Answerer
-from headrace.api.exchange import ClientGone, read_json, respond_json
+from headrace.api.exchange import read_json, respond_json
 from headrace.api.hosting import Models
 from headrace.api.ollama_models import ModelRoutes
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
@@ -49,20 +49,15 @@ class TextRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One call."""
-        arrival, settings = time.monotonic(), self._settings
-        try:
-            with self._models.preparing():
-                body = await read_json(
-                    scope, receive, settings.max_body_bytes, settings.body_timeout, any_media_type=True
-                )
-        except ClientGone:
-            return
+        arrival = time.monotonic()
+        with self._models.preparing():
+            body = await read_json(scope, receive, self._settings, any_media_type=True)
         model, stay = asked_model(body), keep_alive(body)
         if body.get(self._prompt):
             await self._answerer.answer(body, arrival, scope, receive, send)
             self._keep(model, stay)
         else:
-            limit = settings.request_timeout
+            limit = self._settings.request_timeout
             await self._load(body, model, stay, None if limit is None else arrival + limit, receive, send)
 
     async def _load(

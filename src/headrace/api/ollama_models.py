@@ -86,8 +86,6 @@ class ModelRoutes:
     async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/api/show``: what is known of one model."""
         body = await self._body(scope, receive)
-        if body is None:
-            return
         slot = self._models.find(shown_model(body))
         card = await _card(slot)
         await respond_json(
@@ -106,29 +104,24 @@ class ModelRoutes:
 
     async def copy(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/api/copy``: a second name for a model."""
-        body = await self._body(scope, receive)
-        if body is not None:
-            shelf, fields = self._writable(), Fields(body)
-            names = [fields.text(name, MAX_NAME_CHARS) or "" for name in ("source", "destination")]
-            self._models.add(await on_thread(lambda: shelf.copy(*names)))
-            await respond(send, 200, b"", ())
+        fields, shelf = Fields(await self._body(scope, receive)), self._writable()
+        names = [fields.text(name, MAX_NAME_CHARS) or "" for name in ("source", "destination")]
+        self._models.add(await on_thread(lambda: shelf.copy(*names)))
+        await respond(send, 200, b"", ())
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/api/delete``: a model leaves the disk."""
         body = await self._body(scope, receive)
-        if body is not None:
-            shelf, name = self._writable(), asked_model(body)
-            await on_thread(lambda: shelf.remove(name))
-            with contextlib.suppress(ModelNotFound):
-                self._models.remove(name)
-            await respond(send, 200, b"", ())
+        shelf, name = self._writable(), asked_model(body)
+        await on_thread(lambda: shelf.remove(name))
+        with contextlib.suppress(ModelNotFound):
+            self._models.remove(name)
+        await respond(send, 200, b"", ())
 
     async def pull(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/api/pull``: fetch a model, with a line for every step unless ``stream`` is false. A client that leaves
         ends it; the next pull goes on with what `Store.pull` kept."""
         body = await self._body(scope, receive)
-        if body is None:
-            return
         shelf, name = self._writable(), asked_model(body)
         pull = _Pull(shelf, self._models, name)
         watcher = asyncio.create_task(_until_gone(receive, pull))
@@ -142,15 +135,9 @@ class ModelRoutes:
         finally:
             watcher.cancel()
 
-    async def _body(self, scope: Scope, receive: Receive) -> Mapping[str, Any] | None:
-        settings = self._settings
-        try:
-            with self._models.preparing():
-                return await read_json(
-                    scope, receive, settings.max_body_bytes, settings.body_timeout, any_media_type=True
-                )
-        except ClientGone:
-            return None
+    async def _body(self, scope: Scope, receive: Receive) -> Mapping[str, Any]:
+        with self._models.preparing():
+            return await read_json(scope, receive, self._settings, any_media_type=True)
 
     def _writable(self) -> Shelf:
         if self._shelf is None:

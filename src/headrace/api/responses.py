@@ -54,7 +54,7 @@ class Responses:
         """One call; with ``background`` its answer is the response as it stands when the model begins with it."""
         arrival, settings, owner = time.monotonic(), self._settings, _owner(scope)
         with self._models.preparing():
-            body: Mapping[str, Any] = await read_json(scope, receive, settings.max_body_bytes, settings.body_timeout)
+            body: Mapping[str, Any] = await read_json(scope, receive, settings)
         fields = Fields(body)
         store, background = fields.boolean("store", True), fields.boolean("background")
         if (previous := fields.text("previous_response_id", MAX_NAME_CHARS)) is not None:
