@@ -22,7 +22,8 @@ def model(client: Any) -> str:
 
 
 def test_models(client: Any, model: str) -> None:
-    assert client.models.retrieve(model).id == model
+    shown = client.models.retrieve(model)
+    assert (shown.id, shown.max_model_len) == (model, 8192)
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("no/such-model")
 

@@ -39,6 +39,12 @@ class Slot:
         """The model's own name."""
         return self.names[0]
 
+    @property
+    def max_model_len(self) -> int | None:
+        """Tokens of its context: a model in memory knows it, the files of another may not say it yet."""
+        loaded = self.seat.loaded
+        return self.seat.version.max_model_len if loaded is None else loaded.hosted.served.limits.max_model_len
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -135,7 +141,7 @@ class Models:
     def entries(self) -> Sequence[Entry]:
         """Every name, in memory or not."""
         return [
-            Entry(name, slot.name, slot.created, slot.seat.version.max_model_len, chat)
+            Entry(name, slot.name, slot.created, slot.max_model_len, chat)
             for slot in self.slots
             for chat in (slot.seat.loaded.hosted.served.words.chat_format if slot.seat.loaded else None,)
             for name in slot.names

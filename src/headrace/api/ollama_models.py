@@ -69,7 +69,6 @@ class ModelRoutes:
     async def _running(self, slot: Slot) -> dict[str, Any]:
         seat, card = slot.seat, await _card(slot)
         loaded = seat.loaded
-        length = seat.version.max_model_len if loaded is None else loaded.hosted.served.limits.max_model_len
         expires = seat.resident.expires
         left = _FOREVER if expires is None else timedelta(seconds=expires - time.monotonic())
         return {
@@ -80,7 +79,7 @@ class ModelRoutes:
             "details": _details(card),
             "expires_at": _text(datetime.now(UTC) + left),
             "size_vram": 0,
-            "context_length": length or 0,
+            "context_length": slot.max_model_len or 0,
         }
 
     async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
