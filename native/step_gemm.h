@@ -62,7 +62,7 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
         call.k_tiles = (int)std::min(cut.k_tiles, m.k_tiles - k);
         call.more = k > 0;
         const bool last = k + call.k_tiles == m.k_tiles;
-        // Row blocks after the first fetch the panel, or the part of it, that comes next: memory works while they compute.
+        // Each block of rows fetches its share of the panel, or part of one, that comes next: memory works meanwhile.
         const long blocks = (end - first + kRowBlock - 1) / kRowBlock, part = call.k_tiles * b_tile;
         const bool fetch = blocks > 1 && panel.dense();
         call.ahead = p + 1 < end_panel ? m.panels[p + 1].tiles() + k * b_tile : (const char*)call.panel + part;
@@ -73,7 +73,7 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
           const bool whole = cut.k_tiles == m.k_tiles;
           call.c = w.scratch.c + (whole ? (turn ^= 1) * kRowBlock : (p - first_panel) * cut.rows + row - first) * kPanelN;
           call.before = waiting.rows ? &waiting : nullptr;
-          call.lines = row == first || !fetch ? 0 : (int)std::min({4L, (b_tile / 64 + blocks - 2) / (blocks - 1), left / call.k_tiles});
+          call.lines = fetch ? (int)std::min((b_tile / 64 + blocks - 1) / blocks, left / call.k_tiles) : 0;
           k_.gemm(&call);
           call.ahead = (const char*)call.ahead + (long)call.lines * call.k_tiles * 64;
           left -= (long)call.lines * call.k_tiles;
