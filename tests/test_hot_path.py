@@ -30,11 +30,21 @@ from headrace.kvcache.cache import KVCache
 from headrace.metrics import Recorder
 from headrace.scheduler.config import SchedulerConfig
 from headrace.scheduler.scheduler import Scheduler
-from headrace.types import FinishReason, MemoryItem, Plan, Request, RowResult, StepResult, TokenEvent
-from headrace.wire.chunks import ChatWriter
+from headrace.types import (
+    FinishReason,
+    MemoryItem,
+    Plan,
+    Request,
+    RowResult,
+    RowSampling,
+    StepResult,
+    TokenEvent,
+    TokenLogprobs,
+)
+from headrace.wire import anthropic, ollama, tgi
 from headrace.wire.deltas import Head
-from headrace.wire.fold import chat_document
-from headrace.wire.openai_requests import parse_chat
+from headrace.wire.dialects import CHAT, COMPLETIONS, Dialect
+from headrace.wire.responses import responses
 from tests.api.fakes import EOS, FakeEngine, app_of, served
 
 TOKEN_BUDGET = 60
@@ -82,7 +92,12 @@ class InstantBackend:
         pass
 
     def run(self, plan: Plan) -> StepResult:
-        return StepResult([RowResult(None if row.sampling is None else ord("x")) for row in plan.rows])
+        return StepResult([self._says(row.sampling) for row in plan.rows])
+
+    def _says(self, sampling: RowSampling | None) -> RowResult:
+        if sampling is None:
+            return RowResult()
+        return RowResult(ord("x"), None if sampling.logprobs is None else TokenLogprobs(ord("x"), -0.125, 1))
 
 
 class Unthreaded:
@@ -108,17 +123,17 @@ class Unthreaded:
         return self.engine.stats()
 
 
-async def open_stream(desk: Desk, number: int, sink: list[bytes], body: dict[str, Any]) -> Reply:
+async def open_stream(
+    desk: Desk, number: int, sink: list[bytes], body: dict[str, Any], dialect: Dialect = CHAT
+) -> None:
     """A stream past its first write, as `headrace.api.answers` would have it."""
     model, call_id = served(), f"chatcmpl-{number}"
-    call = parse_chat(
-        {"messages": [{"role": "user", "content": str(number)}], "stream": True, **body}, model.limits, {}
-    )
+    call = dialect.parse({"stream": True, **body}, model.limits, {})
     (admitted,) = await admit(call, model, call_id, ANYONE, time.monotonic(), 100.0)
     request, head = admitted.request, Head(call_id, 1, "tiny", "f")
     choices = [Choice(0, model.words, request.sampling, call.style, request.prompt)]
-    document = partial(chat_document, head, call.style)
-    reply = Reply([request], choices, call.style, ChatWriter(head, call.style), document)
+    document = partial(dialect.document, head, call)
+    reply = Reply([request], choices, call.style, dialect.writer(head, call), document)
     cycle: Any = SimpleNamespace(
         flow=SimpleNamespace(write_paused=False),
         transport=SimpleNamespace(write=sink.append),
@@ -128,16 +143,29 @@ async def open_stream(desk: Desk, number: int, sink: list[bytes], body: dict[str
     )
     reply.write = partial(write_chunk, cycle)
     desk.submit(reply)
-    return reply
+
+
+MESSAGES: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+LONG, COLD = 300, {"temperature": 0}
+OLLAMA: dict[str, Any] = {"model": "tiny", "options": {"num_predict": LONG, **COLD}}
 
 
 @pytest.mark.parametrize(
-    ("body", "budget"),
-    [({"temperature": 0}, TOKEN_BUDGET), ({"temperature": 0.8, "seed": 1}, TOKEN_BUDGET + 4)],
-    ids=["greedy", "sampled"],
+    ("dialect", "body", "budget"),
+    [
+        (CHAT, {**MESSAGES, "max_tokens": LONG, **COLD}, TOKEN_BUDGET),
+        (CHAT, {**MESSAGES, "max_tokens": LONG, "temperature": 0.8, "seed": 1}, TOKEN_BUDGET + 4),
+        (COMPLETIONS, {"prompt": "hi", "max_tokens": LONG, **COLD}, TOKEN_BUDGET),
+        (responses(), {"input": "hi", "max_output_tokens": LONG, **COLD}, TOKEN_BUDGET + 12),
+        (anthropic.MESSAGES, {"model": "tiny", **MESSAGES, "max_tokens": LONG, **COLD}, TOKEN_BUDGET),
+        (tgi.GENERATE_STREAM, {"inputs": "hi", "parameters": {"max_new_tokens": LONG}}, TOKEN_BUDGET + 20),
+        (ollama.GENERATE, {"prompt": "hi", **OLLAMA}, TOKEN_BUDGET + 2),
+        (ollama.CHAT, {**MESSAGES, **OLLAMA}, TOKEN_BUDGET + 2),
+    ],
+    ids=["chat", "sampled", "completions", "responses", "anthropic", "tgi", "ollama-generate", "ollama-chat"],
 )
-def test_calls_for_one_token(body: dict[str, Any], budget: float) -> None:
-    """Schedule, commit, text, chunk, write: 64 streams in lock-step."""
+def test_calls_for_one_token(dialect: Dialect, body: dict[str, Any], budget: float) -> None:
+    """Schedule, commit, text, chunk, write: 64 streams in lock-step. TGI's have a logprob for each token."""
 
     async def test() -> None:
         port, sink, calls = Unthreaded(), list[bytes](), Calls()
@@ -145,7 +173,7 @@ def test_calls_for_one_token(body: dict[str, Any], budget: float) -> None:
         desk.start()
         port.engine._listener = desk.deliver
         for number in range(STREAMS):
-            await open_stream(desk, number, sink, {"max_tokens": 300, **body})
+            await open_stream(desk, number, sink, body, dialect)
         for _ in range(48):  # prompts, paced, and the first tokens
             port.engine._turn()
         sink.clear()
@@ -153,7 +181,7 @@ def test_calls_for_one_token(body: dict[str, Any], budget: float) -> None:
             for _ in range(STEPS):
                 port.engine._turn()
         assert len(sink) == STREAMS * STEPS, "one write for each stream and step"
-        assert json.loads(sink[0].split(b"data: ")[1])["choices"][0]["delta"]["content"] == "x"
+        assert all(b'"x"' in written for written in sink), "and each has its token's text"
         each = calls.made / len(sink)
         assert each <= budget, (
             f"a token costs {each:.1f} calls, the budget is {budget}: find the new ones with cProfile on this test,"
