@@ -4,7 +4,8 @@
 
 Every user has a prompt of its own, and every dialect gets the same one: greedy answers are then the same tokens, and
 the prefix cache has the prompts for all of them. A run of completions stands before and after each run of another;
-its rate is divided by their mean. Rounds are added to those of the day's benchmarks/results/DATE-dialects.json.
+its rate is divided by their mean; completions themselves take part too, to show what is noise. Rounds are added to
+those of the day's benchmarks/results/DATE-dialects.json if they had the same settings.
 """
 
 from __future__ import annotations
@@ -164,10 +165,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", type=lambda text: text.split(","))
     options = parser.parse_args()
-    names = options.only or [name for name in DIALECTS if name != "completions"]
+    names = options.only or list(DIALECTS)
     settings = {"users": options.users, "tokens": options.tokens, "model": Path(options.model).name}
     file = RESULTS / f"{time.strftime('%Y-%m-%d')}-dialects.json"
-    rounds = json.loads(file.read_text())["rounds"] if file.exists() else []
+    earlier = json.loads(file.read_text()) if file.exists() else {}
+    rounds = earlier["rounds"] if earlier.get("settings") == settings else []
     flags = ("--max-model-len", "2048", "--log-level", "warning", "--served-model-name", MODEL)
     with serve(options.model, *flags) as server:
         runs = Runs(server, options.users, options.tokens)
