@@ -120,7 +120,7 @@ def contestants(model: str, peers: Path | None, isa: str | None = None) -> list[
         headrace(models / f"{stem}-bf16", "bf16", *bounded),
         headrace(models / f"{stem}-Q8_0.gguf", "int8", *bounded),
         headrace(models / f"{stem}-Q4_0.gguf", "int4", *bounded),
-        llama(peers, models / f"{stem}-bf16.gguf", "bf16", build, most_users=16),
+        llama(peers, models / f"{stem}-bf16.gguf", "bf16", build, most_users=4),
         llama(peers, models / f"{stem}-Q8_0.gguf", "int8", build),
         llama(peers, models / f"{stem}-Q4_0.gguf", "int4", build),
     ]
