@@ -56,6 +56,7 @@ DIALECTS: dict[str, tuple[str, Body]] = {
         lambda *asked: chat(*asked) | {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
     ),
     "completions with token ids": ("/v1/completions", lambda *asked: completions(*asked) | {"return_token_ids": True}),
+    "completions with logprobs": ("/v1/completions", lambda *asked: completions(*asked) | {"logprobs": 0}),
     "responses": ("/v1/responses", responses),
     "anthropic": ("/v1/messages", chat),
     "tgi": ("/generate_stream", lambda text, _, n: {"inputs": text, "parameters": {"max_new_tokens": n}}),
