@@ -205,7 +205,7 @@ class ResponseWriter:
             events = self._close("completed") + self._open(block)
         block.fragments.append(text)
         self._shown += logprobs
-        extra = "" if thought else f',"logprobs":{to_json(_logprobs(logprobs))}'
+        extra = "" if thought else f',"logprobs":{to_json(_logprobs(logprobs)) if logprobs else "[]"}'
         return events + self._more(text, extra)
 
     def _more(self, text: str, extra: str = "") -> str:
