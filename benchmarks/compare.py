@@ -168,7 +168,7 @@ def main() -> None:
     settings = {key: str(value) for key, value in vars(options).items() if key != "peers"}
     data = {"machine": machine, "settings": settings, "results": results}
     stem.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
-    shown = f"{ratios(results)}\n\n{table(results)}\n"
+    shown = f"{ratios(results)}\n\n{ratios(results, fastest=True)}\n\n{table(results)}\n"
     stem.with_suffix(".md").write_text(shown)
     write_plot(stem.with_suffix(".png"), results, f"{options.model}, {options.input_len} in / {options.output_len} out")
     print(shown)
