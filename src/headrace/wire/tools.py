@@ -26,6 +26,12 @@ def parse_function_tool(value: object, path: str) -> Tool:
         InvalidRequest: the shape is wrong.
         Unsupported: a tool that is no function.
     """
+    _, function = _opened(value, path)
+    return parse_function(function, f"{path}.function")
+
+
+def _opened(value: object, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A tool, or a call of one, as an object, and the function in it."""
     if not isinstance(value, dict):
         raise InvalidRequest(f"{path} must be an object, not {shown(value)}", path)
     if value.get("type", "function") != "function":
@@ -33,7 +39,7 @@ def parse_function_tool(value: object, path: str) -> Tool:
     function = value.get("function")
     if not isinstance(function, dict):
         raise InvalidRequest(f"{path}.function must be an object, not {shown(function)}", path)
-    return parse_function(function, f"{path}.function")
+    return value, function
 
 
 def parse_tools(
@@ -165,15 +171,9 @@ def parse_made_calls(value: object, path: str, limits: Limits, *, numbered: bool
 
 
 def _made_call(value: object, path: str, limits: Limits, default_id: str | None) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{path} must be an object, not {shown(value)}", path)
-    if value.get("type", "function") != "function":
-        raise Unsupported(f"{path}.type is {shown(value['type'])}: only function is supported", path)
-    function = value.get("function")
-    if not isinstance(function, dict):
-        raise InvalidRequest(f"{path}.function must be an object, not {shown(function)}", path)
+    call, function = _opened(value, path)
     return made_call(
-        Fields(value, f"{path}.").text("id", limits.max_name_chars) or default_id,
+        Fields(call, f"{path}.").text("id", limits.max_name_chars) or default_id,
         function.get("name"),
         function.get("arguments"),
         f"{path}.function",
