@@ -29,7 +29,10 @@ chat = client.chat_completion(question, max_tokens=16, temperature=0)
 assert "Paris" in chat.choices[0].message.content, chat
 parts = client.chat_completion(question, max_tokens=16, temperature=0, stream=True)
 assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == chat.choices[0].message.content
-schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
+schema = {
+    "type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"],
+    "additionalProperties": False,
+}  # fmt: skip
 held = client.chat_completion(
     question, max_tokens=100, temperature=0,
     response_format={"type": "json_schema", "json_schema": {"name": "city", "schema": schema}},

@@ -11,7 +11,10 @@ litellm.suppress_debug_info = True
 litellm.num_retries = 0
 url, key = sys.argv[1:3]
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
+SCHEMA = {
+    "type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"],
+    "additionalProperties": False,
+}  # fmt: skip
 WAYS = {
     "openai/tgi": {"api_base": f"{url}/v1"},
     "hosted_vllm/tgi": {"api_base": f"{url}/v1"},
@@ -31,7 +34,7 @@ for model, way in WAYS.items():
 assert len(answers) == 1, answers
 
 held = litellm.completion(
-    model="openai/tgi", api_base=f"{url}/v1", api_key=key, messages=QUESTION, max_tokens=100,
+    model="openai/tgi", api_base=f"{url}/v1", api_key=key, messages=QUESTION, max_tokens=100, temperature=0,
     response_format={"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}},
 )  # fmt: skip
 assert isinstance(json.loads(held.choices[0].message.content)["city"], str), held

@@ -30,7 +30,10 @@ streamed = list(
 )
 assert "".join(part.response for part in streamed) == plain.response and plain.eval_count == 5, plain
 
-schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
+schema = {
+    "type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"],
+    "additionalProperties": False,
+}  # fmt: skip
 held = client.chat(
     MODEL, messages=[{"role": "user", "content": QUESTION}], format=schema, options={**GREEDY, "num_predict": 100}
 )
