@@ -2,15 +2,20 @@
 
     python -m benchmarks.compare --users 1,4,16,32,64,128 [--peers FOLDER] [--model smollm2|1b] [--repeats 3]
 
-Closed loop, 128 tokens in and 128 out unless told otherwise; servers one after another, the whole round repeated, the
-median of the repeats reported with its spread. Servers are measured over HTTP by ``headrace bench`` on the same
-machine; OpenVINO in process. Writes DATE-NAME.json, .md and .png into benchmarks/results/.
+Closed loop, 128 tokens in and 128 out unless told otherwise. Contestants take turns at each number of users, all of it
+repeated; the median of the repeats is reported with its spread. Servers are measured over HTTP by ``headrace bench`` on
+the same machine; OpenVINO in process. Writes DATE-NAME.json, .md and .png into benchmarks/results/.
+
+    python -m benchmarks.compare --users 16 --shared-prefix 512 --input-len 32 --output-len 64 --requests 48 ...
+
+What prefix caches save: with a shared prefix, servers take part a second time with theirs turned off.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -22,15 +27,19 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.contestants import Contestant, contestants, versions
 from benchmarks.machine import describe
-from benchmarks.show import ratios, table, write_plot
+from benchmarks.show import pair, ratios, table, write_plot
 
 RESULTS = Path(__file__).with_name("results")
+Row = dict[str, Any]
+"""What was measured of one contestant with one number of users, once."""
+Level = Callable[[int, int], Row]
+"""Measures a contestant with so many users, by a seed."""
 
 
 def free_port() -> int:
@@ -62,29 +71,23 @@ def resident_mb(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def started(one: Contestant, users: int, log: IO[bytes]) -> Iterator[tuple[str, dict[str, float]]]:
-    """A running server: its address, the seconds from its start to its first token, its memory when idle."""
+def running(one: Contestant, users: int, log: IO[bytes]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The contestant's process, in a group of its own, and its address if it is a server."""
     port = free_port()
-    url, begin = f"http://127.0.0.1:{port}", time.perf_counter()
     process = subprocess.Popen(
         one.command(port, users),
-        stdout=log,
+        stdin=subprocess.PIPE if one.in_process else None,
+        stdout=subprocess.PIPE if one.in_process else log,
         stderr=log,
         env={**os.environ, **one.environment},
         start_new_session=True,
+        text=True,
     )
     try:
-        while not answers(f"{url}/health"):
-            if process.poll() is not None or time.perf_counter() - begin > 400:
-                raise RuntimeError(f"{one.name} did not start: see {log.name}")
-            time.sleep(0.01)
-        body = {"model": "m" if one.name != "headrace" else None, "prompt": "Hello", "max_tokens": 1}
-        answers(f"{url}/v1/completions", json.dumps(body).encode())
-        first_token = time.perf_counter() - begin
-        time.sleep(2)
-        yield url, {"first_token_s": round(first_token, 3), "idle_rss_mb": round(resident_mb(process.pid), 1)}
+        yield f"http://127.0.0.1:{port}", process
     finally:
         with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGCONT)
             os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(30)
@@ -92,48 +95,138 @@ def started(one: Contestant, users: int, log: IO[bytes]) -> Iterator[tuple[str, 
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def bench(url: str, users: list[int], options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
-    """``headrace bench`` on a running server: one result a level."""
+@contextlib.contextmanager
+def server(one: Contestant, users: int, options: argparse.Namespace, log: IO[bytes]) -> Iterator[Level]:
+    """A server that answers; its rows say, too, how long it took to its first token and what it holds when idle."""
+    begin = time.perf_counter()
+    with running(one, users, log) as (url, process):
+        while not answers(f"{url}/health"):
+            if process.poll() is not None or time.perf_counter() - begin > 400:
+                raise RuntimeError(f"{one.name} did not start: see {log.name}")
+            time.sleep(0.01)
+        body = {"model": "m" if not one.ours else None, "prompt": "Hello", "max_tokens": 1}
+        answers(f"{url}/v1/completions", json.dumps(body).encode())
+        first_token = time.perf_counter() - begin
+        time.sleep(2)
+        start = {"first_token_s": round(first_token, 3), "idle_rss_mb": round(resident_mb(process.pid), 1)}
+        with waiting(process) as awake:
+
+            def level(users: int, seed: int) -> Row:
+                with awake():
+                    return {**bench(url, users, options, seed), **start}
+
+            yield level
+
+
+@contextlib.contextmanager
+def script(one: Contestant, options: argparse.Namespace, log: IO[bytes]) -> Iterator[Level]:
+    """A contestant without HTTP: a script in its own environment reads a line a level and answers each with one."""
+    with running(one, 0, log) as (_, process):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        sent, answered = process.stdin, process.stdout
+
+        def answer() -> str:
+            for line in answered:
+                if line.startswith("{"):
+                    return line
+            raise RuntimeError(f"{one.name} has ended: see {log.name}")
+
+        json.loads(answer())
+        with waiting(process) as awake:
+
+            def level(users: int, seed: int) -> Row:
+                lengths = {"input_len": options.input_len, "output_len": options.output_len, "seed": seed}
+                work = {
+                    "users": users,
+                    "requests": requests(users, options),
+                    "shared": options.shared_prefix,
+                    **lengths,
+                }
+                with awake():
+                    sent.write(json.dumps(work) + "\n")
+                    sent.flush()
+                    row: Row = json.loads(answer())
+                    return row
+
+            yield level
+
+
+@contextlib.contextmanager
+def waiting(process: subprocess.Popen[str]) -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Stopped in its tracks but while it is measured: whoever waits for its turn costs the others no processor time."""
+
+    @contextlib.contextmanager
+    def awake() -> Iterator[None]:
+        os.killpg(process.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGSTOP)
+
+    os.killpg(process.pid, signal.SIGSTOP)
+    yield awake
+
+
+def anew(one: Contestant, options: argparse.Namespace, log: IO[bytes]) -> Level:
+    """For servers that divide their memory by the number of users when they start."""
+
+    def level(users: int, seed: int) -> Row:
+        with server(one, users, options, log) as measure:
+            return measure(users, seed)
+
+    return level
+
+
+def requests(users: int, options: argparse.Namespace) -> int:
+    return options.requests or max(8, 2 * users)
+
+
+def bench(url: str, users: int, options: argparse.Namespace, seed: int) -> Row:
+    """``headrace bench`` on a running server."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "out.json"
         command = [sys.executable, "-m", "headrace", "bench", "--url", url, "--json", str(file), "--no-progress"]
-        command += ["--concurrency", ",".join(map(str, users)), "--seed", str(seed)]
+        command += ["--concurrency", str(users), "--requests", str(requests(users, options)), "--seed", str(seed)]
         command += ["--input-len", str(options.input_len), "--output-len", str(options.output_len)]
+        command += ["--shared-prefix", str(options.shared_prefix)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        levels: list[dict[str, Any]] = json.loads(file.read_text())["levels"]
-        return levels
+        (row,) = json.loads(file.read_text())["levels"]
+        return dict(row)
 
 
-def in_process(one: Contestant, users: list[int], options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
-    """A script inside the contestant's own environment does the same rounds without HTTP."""
-    lengths = {"input_len": options.input_len, "output_len": options.output_len, "seed": seed}
-    work = [{"users": n, "requests": max(8, 2 * n), **lengths} for n in users]
-    lines = "".join(json.dumps(level) + "\n" for level in work)
-    environment = {**os.environ, **one.environment}
-    run = subprocess.run(one.command(0, 0), input=lines, capture_output=True, text=True, check=True, env=environment)
-    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
-
-
-def measure(one: Contestant, options: argparse.Namespace, seed: int, log: IO[bytes]) -> list[dict[str, Any]]:
-    """All levels of one contestant, once."""
-    levels = [users for users in options.users if users <= one.most_users]
-    if one.in_process:
-        return in_process(one, levels, options, seed)
+def median_rows(runs: Mapping[int, list[Row]]) -> list[Row]:
+    """Per number of users: the run with the median throughput, with the range of all runs beside it."""
     rows = []
-    for users in [[n] for n in levels] if one.per_level else [levels]:
-        with started(one, users[-1], log) as (url, start):
-            rows += [{**row, **start} for row in bench(url, users, options, seed)]
-    return rows
-
-
-def median_rows(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Per level: the run with the median throughput, with the range of all runs beside it."""
-    rows = []
-    for same in zip(*runs, strict=True):
+    for same in runs.values():
         rates = [row["output_tokens_per_s"] for row in same]
         middle = min(same, key=lambda row: abs(row["output_tokens_per_s"] - statistics.median(rates)))
         rows.append({**middle, "output_tokens_per_s_range": [min(rates), max(rates)]})
     return rows
+
+
+def measure_all(chosen: Sequence[Contestant], options: argparse.Namespace) -> dict[str, dict[int, list[Row]]]:
+    """Every contestant's runs by number of users. They take turns level by level, so that a slow minute of the machine
+    meets all of them."""
+    runs: dict[str, dict[int, list[Row]]] = {f"{one.name} {one.weights}": {} for one in chosen}
+    with tempfile.NamedTemporaryFile("wb", suffix=".log", delete=False) as log, contextlib.ExitStack() as stack:
+        levels: list[Level] = []
+        for one in chosen:
+            print(f"starting {one.name} {one.weights}", flush=True)
+            if one.in_process:
+                levels.append(stack.enter_context(script(one, options, log)))
+            elif one.per_level:
+                levels.append(anew(one, options, log))
+            else:
+                levels.append(stack.enter_context(server(one, max(options.users), options, log)))
+        for repeat, users in itertools.product(range(options.repeats), options.users):
+            for one, level in zip(chosen, levels, strict=True):
+                if users <= one.most_users:
+                    row, key = level(users, repeat), f"{one.name} {one.weights}"
+                    runs[key].setdefault(users, []).append(row)
+                    rate, wait = row["output_tokens_per_s"], pair(row.get("ttft_ms"), "p50", "p95", 0)
+                    print(f"{repeat + 1}/{options.repeats} {users:4} users: {key:30} {rate:7.0f} {wait}", flush=True)
+    return runs
 
 
 def main() -> None:
@@ -147,23 +240,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--input-len", type=int, default=128)
     parser.add_argument("--output-len", type=int, default=128)
+    parser.add_argument("--shared-prefix", type=int, default=0, help="tokens that all prompts begin with")
+    parser.add_argument("--requests", type=int, help="of a level; without it twice the users, and at least 8")
     parser.add_argument("--name", default="compare", help="goes into the names of the result files")
     options = parser.parse_args()
+    if options.repeats % 2 == 0:
+        parser.error("--repeats must be odd: an even number of runs has no middle one")
     chosen = [
         one
-        for one in contestants(options.model, options.peers, options.isa)
+        for one in contestants(options.model, options.peers, options.isa, shared=options.shared_prefix > 0)
         if options.weights in (None, one.weights) and (not options.only or one.name in options.only.split(","))
     ]
     machine = {**describe(), "peers": {} if options.peers is None else versions(options.peers)}
-    runs: dict[str, list[list[dict[str, Any]]]] = {}
-    with tempfile.NamedTemporaryFile("wb", suffix=".log", delete=False) as log:
-        for repeat in range(options.repeats):
-            for one in chosen:
-                key = f"{one.name} {one.weights}"
-                print(f"round {repeat + 1} of {options.repeats}: {key}", flush=True)
-                runs.setdefault(key, []).append(measure(one, options, repeat, log))
-                print(table({key: runs[key][-1]}), flush=True)
-    results = {key: median_rows(all_runs) for key, all_runs in runs.items()}
+    results = {key: median_rows(runs) for key, runs in measure_all(chosen, options).items()}
     stem = RESULTS / f"{time.strftime('%Y-%m-%d')}-{options.name}"
     settings = {key: str(value) for key, value in vars(options).items() if key != "peers"}
     data = {"machine": machine, "settings": settings, "results": results}

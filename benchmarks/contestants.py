@@ -29,6 +29,15 @@ class Contestant:
     in_process: bool = False
     most_users: int = 128
 
+    @property
+    def ours(self) -> bool:
+        """It is this software, whatever its settings."""
+        return self.name.startswith("headrace")
+
+
+UNCACHED = " (no prefix cache)"
+"""Ends the name of whoever computes shared prefixes again each time."""
+
 
 def headrace(model: Path | None, weights: str, *extra: str) -> Contestant:
     """Ours, from this Python environment, with its default settings."""
@@ -37,7 +46,8 @@ def headrace(model: Path | None, weights: str, *extra: str) -> Contestant:
         chosen = [] if model is None else [str(model)]
         return [sys.executable, "-m", "headrace", "serve", *chosen, "--port", str(port), *extra]
 
-    return Contestant("headrace", weights, model, command)
+    name = "headrace" + UNCACHED * ("--no-enable-prefix-caching" in extra)
+    return Contestant(name, weights, model, command)
 
 
 def preloaded(home: Path) -> dict[str, str]:
@@ -46,7 +56,7 @@ def preloaded(home: Path) -> dict[str, str]:
     return {"LD_PRELOAD": ":".join(str(path) for path in paths if path.exists())}
 
 
-def vllm(home: Path, model: Path) -> Contestant:
+def vllm(home: Path, model: Path, *extra: str) -> Contestant:
     """vLLM for CPU in its best setting here: both cores, Intel's OpenMP and tcmalloc."""
     folder = home / "vllm"
 
@@ -54,7 +64,7 @@ def vllm(home: Path, model: Path) -> Contestant:
         return [
             str(folder / "bin" / "vllm"),
             *("serve", str(model), "--host", "127.0.0.1", "--port", str(port)),
-            *("--dtype", "bfloat16", "--max-model-len", "2048", "--served-model-name", "m"),
+            *("--dtype", "bfloat16", "--max-model-len", "2048", "--served-model-name", "m", *extra),
         ]
 
     environment = {
@@ -65,7 +75,8 @@ def vllm(home: Path, model: Path) -> Contestant:
         "HF_HUB_OFFLINE": "1",
         "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
     }
-    return Contestant("vLLM-CPU", "bf16", model, command, environment)
+    name = "vLLM-CPU" + UNCACHED * ("--no-enable-prefix-caching" in extra)
+    return Contestant(name, "bf16", model, command, environment)
 
 
 def llama(home: Path, model: Path, weights: str, build: str = "llama-build", most_users: int = 128) -> Contestant:
@@ -84,12 +95,12 @@ def llama(home: Path, model: Path, weights: str, build: str = "llama-build", mos
     return Contestant("llama.cpp", weights, model, command, libraries, per_level=True, most_users=most_users)
 
 
-def openvino(home: Path, model: Path, weights: str) -> Contestant:
+def openvino(home: Path, model: Path, weights: str, *extra: str) -> Contestant:
     """OpenVINO GenAI's continuous batching, driven in process: it pays for no HTTP."""
     script = Path(__file__).with_name("openvino_levels.py")
 
     def command(_port: int, _users: int) -> list[str]:
-        return [str(home / "ov" / "bin" / "python"), str(script), str(model)]
+        return [str(home / "ov" / "bin" / "python"), str(script), str(model), *extra]
 
     return Contestant("OpenVINO", weights, model, command, in_process=True)
 
@@ -104,10 +115,11 @@ def naive(home: Path, model: Path) -> Contestant:
     return Contestant("transformers", "bf16", model, command, preloaded(home), in_process=True, most_users=1)
 
 
-def contestants(model: str, peers: Path | None, isa: str | None = None) -> list[Contestant]:
+def contestants(model: str, peers: Path | None, isa: str | None = None, *, shared: bool = False) -> list[Contestant]:
     """Ours and every installed peer for ``model``: "smollm2" or "1b" (a Llama-3.2-1B shape of random weights).
 
-    With ``isa`` ("avx512", "avx2") ours with those kernels, and llama.cpp built for that instruction set.
+    With ``isa`` ("avx512", "avx2") ours with those kernels, and llama.cpp built for that instruction set. ``shared``:
+    prompts share a beginning, so ours and vLLM take part without their prefix caches, too.
     """
     if peers is None:
         return [headrace(None, "Q4_1")] if model == "smollm2" else []
@@ -124,13 +136,17 @@ def contestants(model: str, peers: Path | None, isa: str | None = None) -> list[
         llama(peers, models / f"{stem}-Q8_0.gguf", "int8", build),
         llama(peers, models / f"{stem}-Q4_0.gguf", "int4", build),
     ]
+    caching = ("--prefix-caching",) if shared else ()
     if isa is None:
         found += [
             naive(peers, models / f"{stem}-bf16"),
             vllm(peers, models / f"{stem}-bf16"),
-            openvino(peers, models / f"{openvino_stem}-fp16", "bf16"),
-            openvino(peers, models / f"{openvino_stem}-int8", "int8"),
+            openvino(peers, models / f"{openvino_stem}-fp16", "bf16", *caching),
+            openvino(peers, models / f"{openvino_stem}-int8", "int8", *caching),
         ]
+    if shared:
+        off = "--no-enable-prefix-caching"
+        found += [headrace(models / f"{stem}-bf16", "bf16", *bounded, off), vllm(peers, models / f"{stem}-bf16", off)]
     return [one for one in found if one.model is None or one.model.exists()]
 
 

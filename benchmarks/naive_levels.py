@@ -26,10 +26,14 @@ def main() -> None:
             model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **lengths)
 
     generate([1000] * 16, 4)
+    print("{}", flush=True)
     for line in sys.stdin:
         level = json.loads(line)
         rng = random.Random(level["seed"])
-        prompts = [[rng.randint(1000, 30000) for _ in range(level["input_len"])] for _ in range(level["requests"])]
+        prompts = [
+            [rng.randint(1000, 30000) for _ in range(level["shared"] + level["input_len"])]
+            for _ in range(level["requests"])
+        ]
         begin = time.perf_counter()
         for prompt in prompts:
             generate(prompt, level["output_len"])

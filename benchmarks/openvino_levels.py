@@ -1,7 +1,8 @@
 """OpenVINO GenAI's continuous batching in process, closed loop: run by compare.py inside OpenVINO's own environment.
 
-Reads one JSON line a level from standard input ({"users", "requests", "input_len", "output_len", "seed"}), answers
-each with one JSON line: the same numbers, under the same names, as ``headrace bench`` reports for a server.
+Says {} when it is ready. Reads one JSON line a level from standard input ({"users", "requests", "shared", "input_len",
+"output_len", "seed"}; all prompts begin with ``shared`` tokens), answers each with one JSON line: the same numbers,
+under the same names, as ``headrace bench`` reports for a server.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def run_level(pipe: Any, level: dict[str, int]) -> dict[str, object]:
     rng = random.Random(level["seed"])
     settings = genai.GenerationConfig()
     settings.max_new_tokens, settings.ignore_eos, settings.do_sample = level["output_len"], True, False
-    prompts = [[rng.randint(1000, 30000) for _ in range(level["input_len"])] for _ in range(level["requests"])]
+    shared = [rng.randint(1000, 30000) for _ in range(level["shared"])]
+    prompts = [shared + [rng.randint(1000, 30000) for _ in range(level["input_len"])] for _ in range(level["requests"])]
     todo = list(enumerate(prompts))
     live: list[Live] = []
     ended: list[Live] = []
@@ -78,9 +80,10 @@ def main() -> None:
     scheduler = genai.SchedulerConfig()
     scheduler.cache_size, scheduler.max_num_seqs, scheduler.max_num_batched_tokens = 4, 256, 2048
     scheduler.dynamic_split_fuse = True
+    scheduler.enable_prefix_caching = "--prefix-caching" in sys.argv
     pipe = genai.ContinuousBatchingPipeline(sys.argv[1], scheduler, "CPU", {"INFERENCE_NUM_THREADS": 2})
-    run_level(pipe, {"users": 1, "requests": 1, "input_len": 16, "output_len": 4, "seed": 1})
-    print("ready", flush=True)
+    run_level(pipe, {"users": 1, "requests": 1, "shared": 0, "input_len": 16, "output_len": 4, "seed": 1})
+    print("{}", flush=True)
     for line in sys.stdin:
         print(json.dumps(run_level(pipe, json.loads(line))), flush=True)
 

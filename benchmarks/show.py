@@ -45,7 +45,7 @@ def ratios(results: Rows, fastest: bool = False, ours: str = "headrace") -> str:
             rates.setdefault(weights, {}).setdefault(users_of(row), {})[server] = rate
 
     def cell(level: Mapping[str, float]) -> str:
-        peers = [(rate, server) for server, rate in level.items() if server != ours]
+        peers = [(rate, server) for server, rate in level.items() if not server.startswith(ours)]
         if ours not in level or not peers:
             return ""
         rate, server = max(peers)
