@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="only every so many of the schemas")
     options = parser.parse_args()
     machine = describe()
-    with serve("--max-model-len", "4096", "--log-level", "warning") as server:
+    with serve("--max-model-len", "4096") as server:
         if options.question == "cost":
             results = asyncio.run(cost(server, options.users or 64, options.rounds, options.each))
         else:

@@ -171,7 +171,7 @@ def main() -> None:
     file = RESULTS / f"{time.strftime('%Y-%m-%d')}-dialects.json"
     earlier = json.loads(file.read_text()) if file.exists() else {}
     rounds = earlier["rounds"] if earlier.get("settings") == settings else []
-    flags = ("--max-model-len", "2048", "--log-level", "warning", "--served-model-name", MODEL)
+    flags = ("--max-model-len", "2048", "--served-model-name", MODEL)
     with serve(options.model, *flags) as server:
         runs = Runs(server, options.users, options.tokens)
         runs.run("completions")  # the cache has the prompts from here on

@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--sample", action="store_true")
     parser.add_argument("--out", type=Path, help="write the result there, as JSON")
     options = parser.parse_args()
-    with serve(options.model, "--max-model-len", "2048", "--log-level", "warning") as server:
+    with serve(options.model, "--max-model-len", "2048") as server:
         command = [sys.executable, "-m", "headrace", "bench", "--url", server.url, "--concurrency", str(options.users)]
         load = subprocess.Popen(
             [*command, "--duration", str(options.seconds * (2 if options.sample else 1) + 60)],

@@ -12,6 +12,7 @@ from headrace.api import App, ServerSettings
 from headrace.api.desk import Desk
 from headrace.api.server import Serving, listen
 from tests.api.fakes import FakeEngine, app_of
+from tests.api.raw import PATIENCE
 
 
 @dataclass
@@ -66,14 +67,14 @@ def _starter() -> Iterator[Start]:
         port = sock.getsockname()[1]
         thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
         thread.start()
-        assert started.wait(10)
+        assert started.wait(PATIENCE)
 
         def stop(lame_duck: float) -> None:
             if thread.is_alive():
                 loops[0].call_soon_threadsafe(serving.stop, lame_duck)
 
         def join() -> None:
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive(), "the server did not stop"
 
         running = Running(app, engine, port, stop, join)

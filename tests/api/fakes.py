@@ -21,6 +21,7 @@ from headrace.text.tokenizer import Tokenizer
 from headrace.types import Cause, FinishReason, Request, SamplingParams, TokenEvent, TokenLogprobs
 from headrace.wire.calls import Conversation, Prompts
 from headrace.wire.limits import Limits
+from tests.api.raw import PATIENCE
 
 EOS = 256
 TEXT = "Hello, wörld! The wheel 🛞 turns."
@@ -230,9 +231,9 @@ def app_of(
     return App(models, recorder, settings, shelf)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     """Poll for something that another thread does."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > end:
             raise AssertionError("it did not happen in time")

@@ -4,12 +4,15 @@ import json
 import socket
 from typing import Any
 
+PATIENCE = 60.0
+"""Seconds until a test gives up on what comes at once on an idle machine. Only a failure ever takes so long."""
+
 
 def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
     sock = socket.socket()
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    sock.settimeout(5)
+    sock.settimeout(PATIENCE)
     sock.connect(("127.0.0.1", port))
     return sock
 

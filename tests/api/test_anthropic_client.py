@@ -15,7 +15,7 @@ USER = [{"role": "user", "content": "hi"}]
 
 def client_of(url: str, key: str = "key") -> Any:
     """Untyped on purpose: bad calls are part of what is tested."""
-    return anthropic.Anthropic(base_url=url, api_key=key, max_retries=0, timeout=10)
+    return anthropic.Anthropic(base_url=url, api_key=key, max_retries=0, timeout=60)
 
 
 def test_a_message(start: Start) -> None:

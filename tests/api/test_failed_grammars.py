@@ -78,7 +78,7 @@ def server(start: Start) -> Running:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.path)
 def test_a_whole_answer(server: Running, case: Case) -> None:
-    answer = httpx.post(server.url + case.path, json={**case.body, "stream": False})
+    answer = httpx.post(server.url + case.path, json={**case.body, "stream": False}, timeout=60)
     assert answer.status_code == case.status
     assert REASON in answer.text
     if case.path != "/v1/responses":  # its codes are for the events of streams
@@ -91,7 +91,7 @@ def test_a_whole_answer(server: Running, case: Case) -> None:
 def test_a_stream_that_has_begun(server: Running, case: Case) -> None:
     path = "/generate_stream" if case.path == "/generate" else case.path
     body = case.body if case.path == "/generate" else {**case.body, "stream": True}
-    answer = httpx.post(server.url + path, json=body)
+    answer = httpx.post(server.url + path, json=body, timeout=60)
     assert answer.status_code == 200
     lines = [line for line in answer.text.splitlines() if line and line != "data: [DONE]"]
     last = json.loads(lines[-1].removeprefix("data:"))

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.api import ServerSettings
 from tests.api.conftest import Running, Start
-from tests.api.fakes import FakeEngine
+from tests.api.fakes import FakeEngine, wait_until
 from tests.api.raw import connect, exchange, get, post, read_all
 
 CLOSE = "Connection: close\r\n"
@@ -18,6 +18,12 @@ GOOD = {"prompt": "a", "max_tokens": 1}
 
 @pytest.fixture
 def server(start: Start) -> Running:
+    return start(FakeEngine(pace=0.001))
+
+
+@pytest.fixture
+def hasty(start: Start) -> Running:
+    """For what does not come: whoever does send something might be too slow for it on a busy machine."""
     return start(FakeEngine(pace=0.001), ServerSettings(body_timeout=0.5, head_timeout=0.7))
 
 
@@ -114,12 +120,12 @@ def test_a_body_in_too_many_chunks(server: Running) -> None:
     still_serves(server)
 
 
-def test_a_body_that_does_not_come(server: Running) -> None:
+def test_a_body_that_does_not_come(hasty: Running) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     begin = time.monotonic()
-    status, answer = exchange(server.port, head)
+    status, answer = exchange(hasty.port, head)
     assert status == 408
-    assert 0.4 < time.monotonic() - begin < 20
+    assert time.monotonic() - begin > 0.4
     assert "0.5 seconds" in str(error_of(answer)["message"])
 
 
@@ -161,32 +167,29 @@ def test_heads_that_are_too_large(server: Running, request_head: bytes) -> None:
     still_serves(server)
 
 
-def test_heads_that_do_not_come(server: Running) -> None:
+def test_heads_that_do_not_come(hasty: Running) -> None:
     """C29: idle from the start, one byte at a time, and on a connection that was kept alive."""
-    begin = time.monotonic()
-    socks = [connect(server.port) for _ in range(3)]
-    for sock, sent in zip(socks, (b"", b"GET /health HTTP/1.1\r\nX", b""), strict=True):
-        sock.sendall(sent)
-    socks[2].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert socks[2].recv(65536).startswith(b"HTTP/1.1 200")
-    socks[2].sendall(b"GET /hea")
-    for sock in socks:
+    kept = connect(hasty.port)
+    kept.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+    kept.sendall(b"GET /hea")
+    begun = connect(hasty.port)
+    begun.sendall(b"GET /health HTTP/1.1\r\nX")
+    for sock in (kept, begun, connect(hasty.port)):
         assert b"HTTP/1.1 408 " in read_all(sock)
         sock.close()
-    assert time.monotonic() - begin < 20
 
 
-def test_slow_drips_do_not_reset_the_timer(server: Running) -> None:
-    with connect(server.port) as sock:
-        begin = time.monotonic()
-        try:
-            for _ in range(40):
-                sock.sendall(b"G" if _ == 0 else b"E" if _ == 1 else b"T" if _ == 2 else b" " if _ == 3 else b"/")
-                time.sleep(0.1)
-        except OSError:
-            pass
+def test_slow_drips_do_not_reset_the_timer(hasty: Running) -> None:
+    def drip(sock: socket.socket) -> None:
+        for byte in b"GET /".ljust(40, b"/"):
+            sock.sendall(bytes([byte]))
+            time.sleep(0.1)
+
+    with connect(hasty.port) as sock:
+        with pytest.raises(OSError):
+            drip(sock)
         assert b"408" in read_all(sock)
-        assert time.monotonic() - begin < 20
 
 
 def test_garbage_is_answered_and_closed(server: Running) -> None:
@@ -211,22 +214,21 @@ def test_keep_alive_and_pipelining(server: Running) -> None:
 
 def test_a_prompt_list_that_is_too_long_never_reaches_the_tokenizer(server: Running) -> None:
     """C12."""
-    begin = time.monotonic()
-    status, _ = exchange(server.port, post("/v1/completions", {"prompt": ["a"] * 1_000_000}, CLOSE))
+    status, answer = exchange(server.port, post("/v1/completions", {"prompt": ["a"] * 1_000_000}, CLOSE))
     assert status == 400
-    assert time.monotonic() - begin < 20
+    assert "1000000" in str(error_of(answer)["message"])
 
 
 def test_too_many_in_preparation(start: Start) -> None:
-    server = start(FakeEngine(pace=0.001), ServerSettings(max_preparing=1, body_timeout=5))
+    server = start(FakeEngine(pace=0.001), ServerSettings(max_preparing=1))
     with connect(server.port) as sock:
         sock.sendall(post("/v1/completions", GOOD)[:-1])
-        time.sleep(0.1)
+        wait_until(lambda: server.app.models.open == 1)
         status, answer = exchange(server.port, post("/v1/completions", GOOD, CLOSE))
         assert status == 429
         assert b"retry-after: 1\r\n" in answer
         sock.shutdown(socket.SHUT_RDWR)
-    time.sleep(0.1)
+    wait_until(lambda: server.app.models.open == 0)
     still_serves(server)
 
 

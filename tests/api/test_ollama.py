@@ -52,7 +52,7 @@ class FakeShelf:
 
 def client_of(url: str) -> Any:
     """Untyped on purpose: bad calls are part of what is tested."""
-    return ollama.Client(url, timeout=10)
+    return ollama.Client(url, timeout=60)
 
 
 def test_generate(start: Start) -> None:
@@ -192,21 +192,23 @@ def test_curl_may_call_it_a_form_and_a_web_page_may_not(start: Start) -> None:
     url = start(FakeEngine(pace=0.0005)).url
     body = json.dumps({"model": "tiny", "prompt": "hi", "stream": False}).encode()
     form = {"content-type": "application/x-www-form-urlencoded"}
-    assert httpx.post(f"{url}/api/generate", content=body, headers=form).json()["response"] == TEXT
-    refused = httpx.post(f"{url}/api/generate", content=body, headers={**form, "origin": "https://evil.example"})
+    assert httpx.post(f"{url}/api/generate", content=body, headers=form, timeout=60).json()["response"] == TEXT
+    refused = httpx.post(
+        f"{url}/api/generate", content=body, headers={**form, "origin": "https://evil.example"}, timeout=60
+    )
     assert (refused.status_code, set(refused.json())) == (415, {"error"})
 
 
 def test_a_stream_has_no_empty_lines(start: Start) -> None:
     url = start(FakeEngine(pace=0.0005)).url
-    answer = httpx.post(f"{url}/api/generate", json={"model": "tiny", "prompt": "hi"})
+    answer = httpx.post(f"{url}/api/generate", json={"model": "tiny", "prompt": "hi"}, timeout=60)
     assert answer.headers["content-type"] == "application/x-ndjson"
     assert all(json.loads(line)["model"] == "tiny" for line in answer.text.split("\n")[:-1])
 
 
 def test_small_routes(start: Start) -> None:
     server = start(FakeEngine(), ServerSettings(api_keys=("key",)))
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         assert client.get("/").text == "Ollama is running"
         assert client.get("/api/version").json() == {"error": client.get("/api/tags").json()["error"]}
         client.headers["authorization"] = "Bearer key"

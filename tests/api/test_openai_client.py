@@ -13,7 +13,7 @@ from tests.api.fakes import EOS, TEXT, FakeEngine, wait_until
 
 
 def client_of(url: str, **options: object) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, timeout=10, **options)  # type: ignore[arg-type]
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, timeout=60, **options)  # type: ignore[arg-type]
 
 
 def test_chat(start: Start) -> None:

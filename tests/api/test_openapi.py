@@ -17,7 +17,7 @@ from tests.api.fakes import FakeEngine, app_of
 
 @pytest.fixture
 def document(start: Start) -> Any:
-    return httpx.get(f"{start(FakeEngine()).url}/openapi.json").json()
+    return httpx.get(f"{start(FakeEngine()).url}/openapi.json", timeout=60).json()
 
 
 def test_every_route_is_described_and_nothing_else(document: Any) -> None:

@@ -42,7 +42,7 @@ def serve(start: Start, *texts: str, settings: ServerSettings | None = None, **e
 
 
 def client_of(server: Running, key: str = "key") -> Any:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=10)
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60)
 
 
 def prompt_of(server: Running, index: int = -1) -> str:
@@ -95,7 +95,7 @@ def test_the_stream_and_the_whole_answer_agree(start: Start, per_step: int) -> N
 def test_events_have_names_and_no_done(start: Start) -> None:
     server = serve(start, "Sunny.")
     body = {"model": "tiny", "input": "How?", "stream": True}
-    text = httpx.post(f"{server.url}/v1/responses", json=body).text
+    text = httpx.post(f"{server.url}/v1/responses", json=body, timeout=60).text
     events = [event.split("\n") for event in text.strip().split("\n\n")]
     for name, data in events:
         assert name == f"event: {json.loads(data.removeprefix('data: '))['type']}"
@@ -131,7 +131,9 @@ def test_what_the_answer_would_repeat_must_be_fit_to_be_written(
 ) -> None:
     server = serve(start, "Sunny.")
     body = {"model": "tiny", "input": "How?", "tools": TOOLS, field: value, "stream": stream}
-    answer = httpx.post(f"{server.url}/v1/responses", content=json.dumps(body), headers={"content-type": JSON})
+    answer = httpx.post(
+        f"{server.url}/v1/responses", content=json.dumps(body), headers={"content-type": JSON}, timeout=60
+    )
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
 
 
@@ -230,7 +232,9 @@ def test_what_runs_in_the_background_can_be_cancelled(start: Start) -> None:
 
 def test_what_the_engine_refuses_does_not_begin_in_the_background(start: Start) -> None:
     server = serve(start, "Sunny.", pace=None, refuse=QueueFull("the queue is full", retry_after=3))
-    answer = httpx.post(f"{server.url}/v1/responses", json={"model": "tiny", "input": "How?", "background": True})
+    answer = httpx.post(
+        f"{server.url}/v1/responses", json={"model": "tiny", "input": "How?", "background": True}, timeout=60
+    )
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
     wait_until(lambda: server.app.models.open == 0)
 

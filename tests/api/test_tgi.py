@@ -16,7 +16,7 @@ from tests.api.fakes import TEXT, FakeEngine
 
 def hub(url: str) -> Any:
     """Untyped on purpose: bad calls are part of what is tested."""
-    return InferenceClient(url, timeout=10)
+    return InferenceClient(url, timeout=60)
 
 
 def test_text_generation(start: Start) -> None:
@@ -78,7 +78,7 @@ def test_truncate_keeps_the_end_when_asked(start: Start) -> None:
 
 def test_routes_and_headers(start: Start) -> None:
     server = start(FakeEngine(pace=0.0005))
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         answer = client.post("/generate", json={"inputs": "hi", "parameters": {"max_new_tokens": 3}})
         assert answer.json() == {"generated_text": "Hel"}
         assert (answer.headers["x-prompt-tokens"], answer.headers["x-generated-tokens"]) == ("2", "3")
@@ -101,7 +101,7 @@ def test_routes_and_headers(start: Start) -> None:
 
 def test_guards_speak_tgi(start: Start) -> None:
     server = start(FakeEngine(), ServerSettings(api_keys=("key",)))
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         assert client.get("/").text == "Ollama is running"
         for answer, status in [
             (client.post("/", json={"inputs": "x"}), 401),
@@ -119,7 +119,7 @@ def test_an_error_in_the_middle_of_a_stream(start: Start) -> None:
     engine = FakeEngine(pace=0.002)
     server = start(engine)
     events = []
-    with httpx.stream("POST", f"{server.url}/generate_stream", json={"inputs": "x"}) as stream:
+    with httpx.stream("POST", f"{server.url}/generate_stream", json={"inputs": "x"}, timeout=60) as stream:
         for line in stream.iter_lines():
             if line:
                 events.append(json.loads(line[5:]))

@@ -33,7 +33,7 @@ def serve(start: Start, text: str, template: str = "QWEN3", **engine: Any) -> Ru
 
 
 def client_of(server: Running) -> Any:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="key", max_retries=0, timeout=10)
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="key", max_retries=0, timeout=60)
 
 
 def ask(server: Running, **body: Any) -> Any:

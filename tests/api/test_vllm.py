@@ -10,7 +10,7 @@ from tests.api.fakes import FakeEngine
 
 @pytest.fixture
 def client(start: Start) -> httpx.Client:
-    return httpx.Client(base_url=start(FakeEngine(pace=0.0005)).url)
+    return httpx.Client(base_url=start(FakeEngine(pace=0.0005)).url, timeout=60)
 
 
 def test_tokens_of_a_text_and_back(client: httpx.Client) -> None:

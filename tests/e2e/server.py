@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,12 +16,8 @@ from pathlib import Path
 
 import httpx
 
-
-def free_port() -> int:
-    """A TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+PATIENCE = 60.0
+"""Seconds until a test gives up on what comes at once on an idle machine. Only a failure ever takes so long."""
 
 
 @dataclass
@@ -42,7 +37,7 @@ class ServerProcess:
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics, name with its labels → value."""
-        text = httpx.get(f"{self.url}/metrics", timeout=10).text
+        text = httpx.get(f"{self.url}/metrics", timeout=PATIENCE).text
         samples = re.findall(r"^([a-zA-Z_:][^ ]*(?:\{.*\})?) ([^ ]+)$", text, re.MULTILINE)
         return {name: float(value) for name, value in samples}
 
@@ -61,7 +56,7 @@ class ServerProcess:
             raise ValueError("no RssAnon in /proc/PID/status")
         return int(match.group(1)) * 1024
 
-    def wait_until_idle(self, seconds: float = 10.0) -> None:
+    def wait_until_idle(self, seconds: float = PATIENCE) -> None:
         """Returns when nothing runs or waits and no block is held; raises what it saw last if that never comes."""
         seen: dict[str, float] = {}
         until = time.monotonic() + seconds
@@ -75,7 +70,7 @@ class ServerProcess:
             time.sleep(0.05)
         raise TimeoutError(f"the server is not idle after {seconds} s: {seen}")
 
-    def stop(self, grace: float = 20.0) -> int:
+    def stop(self, grace: float = PATIENCE) -> int:
         """SIGTERM, then the exit code; SIGKILL if it does not come within ``grace`` seconds."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -83,22 +78,22 @@ class ServerProcess:
                 return self.process.wait(grace)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-        return self.process.wait(10)
+        return self.process.wait(PATIENCE)
 
 
 @contextlib.contextmanager
 def serve(
     *arguments: str, environment: Mapping[str, str] | None = None, ready: float = 120.0
 ) -> Iterator[ServerProcess]:
-    """Starts ``headrace serve ARGUMENTS`` and gives it when it is ready; stops it at the end.
+    """Starts ``headrace serve ARGUMENTS`` and gives it when it is ready; stops it at the end. It takes a free port
+    and says in its log, which must not be silenced, which one: a port chosen here could be taken before it is its.
 
     Raises:
         RuntimeError: the process ended or was not ready in time; the message holds what it printed.
     """
-    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
-        command = [sys.executable, "-m", "headrace", "serve", *arguments, "--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-m", "headrace", "serve", *arguments, "--host", "127.0.0.1", "--port", "0"]
         with log.open("wb") as sink:
             process = subprocess.Popen(
                 command,
@@ -107,14 +102,16 @@ def serve(
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **(environment or {})},
             )
-        server = ServerProcess(f"http://127.0.0.1:{port}", process, log)
+        server = ServerProcess("", process, log)
         try:
             until = time.monotonic() + ready
             while True:
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"{' '.join(command)} did not get ready:\n{server.output()}")
-                with contextlib.suppress(httpx.TransportError):
-                    if httpx.get(f"{server.url}/health/ready", timeout=2).status_code == 200:
+                said = re.search(r" ready on (http://[\d.:]+) ", server.output())
+                if said is not None:
+                    server.url = said[1]
+                    if httpx.get(f"{server.url}/health/ready", timeout=PATIENCE).status_code == 200:
                         break
                 time.sleep(0.02)
             yield server

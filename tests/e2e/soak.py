@@ -121,8 +121,8 @@ async def one_client(server: ServerProcess, until: float, random: Random, counts
                     await garbage(client, random, counts)
                 else:
                     await rude((str(url.hostname), int(url.port or 0)), random, counts)
-            except httpx.TransportError as error:
-                # A refused body may close the connection while the client still writes it.
+            except (httpx.TransportError, OSError) as error:
+                # What is refused may close the connection while the client still writes it.
                 if server.process.poll() is not None:
                     counts.unexpected.append(f"the server is gone: {error!r}")
                     return

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from tests.e2e.server import ServerProcess
+from tests.e2e.server import PATIENCE, ServerProcess
 from tests.grammar.suite import problem, read_suite
 
 MODEL = "smollm2-135m-instruct"
@@ -58,18 +58,19 @@ def test_a_sample_of_the_suite_is_valid(idle_server: ServerProcess) -> None:
 
 
 def test_the_openai_client(idle_server: ServerProcess) -> None:
+    """1000 tokens hold any such person, every character escaped and all the white space that may be there."""
     client = OpenAI(base_url=f"{idle_server.url}/v1", api_key="none")
     asked: dict[str, Any] = {"model": MODEL, "messages": QUESTION, "temperature": 0, "response_format": HELD}
-    whole = client.chat.completions.create(**asked, max_tokens=120)
+    whole = client.chat.completions.create(**asked, max_tokens=1000)
     text = whole.choices[0].message.content
     assert whole.choices[0].finish_reason == "stop"
     assert problem(PERSON, text or "") is None
-    stream = client.chat.completions.create(**asked, max_tokens=120, stream=True)
+    stream = client.chat.completions.create(**asked, max_tokens=1000, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == text
     cut = client.chat.completions.create(**asked, max_tokens=4)
     assert cut.choices[0].finish_reason == "length", "an answer that was cut says so"
     several = client.chat.completions.create(
-        **{**asked, "temperature": 1.0}, n=4, seed=5, max_tokens=120, logprobs=True
+        **{**asked, "temperature": 1.0}, n=4, seed=5, max_tokens=1000, logprobs=True
     )
     assert [problem(PERSON, choice.message.content or "") for choice in several.choices] == [None] * 4
     for choice in several.choices:
@@ -122,7 +123,7 @@ def test_a_grammar_that_fails_on_the_way_ends_its_request_alone(idle_server: Ser
     """Every further letter can be read in more ways than the last, until one step is too large."""
 
     def failures() -> float:
-        lines = httpx.get(f"{idle_server.url}/metrics").text.splitlines()
+        lines = httpx.get(f"{idle_server.url}/metrics", timeout=PATIENCE).text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith("headrace:unsatisfied_total{"))
 
     before = failures()

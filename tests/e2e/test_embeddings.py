@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.server import ServerProcess
+from tests.e2e.server import PATIENCE, ServerProcess
 
 TEXTS = ["A dog runs in the park.", "A puppy is running through a garden.", "The central bank raised interest rates."]
 
@@ -53,7 +53,7 @@ def test_a_long_list_and_a_text_of_the_whole_context(client: Any) -> None:
 
 
 def test_scores_and_ranks(idle_server: ServerProcess) -> None:
-    with httpx.Client(base_url=idle_server.url) as http:
+    with httpx.Client(base_url=idle_server.url, timeout=PATIENCE) as http:
         score = http.post("/score", json={"text_1": TEXTS[0], "text_2": TEXTS[1:]}).json()
         rank = http.post("/v1/rerank", json={"query": TEXTS[0], "documents": TEXTS[::-1], "top_n": 2}).json()
     scores = [each["score"] for each in score["data"]]

@@ -34,7 +34,7 @@ def test_the_python_example_answers(idle_server: ServerProcess) -> None:
         timeout=60,
         check=True,
     )
-    assert len(python.stdout.split()) > 3
+    assert python.stdout.strip(), "drawn without a seed: any word will do"
 
 
 def test_the_two_command_lines_are_there() -> None:

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from tests.e2e.server import ServerProcess, serve
+from tests.e2e.server import PATIENCE, ServerProcess, serve
 from tests.e2e.soak import Counts, soak
 
 PROMPTS = [
@@ -39,15 +39,15 @@ def test_health_answers_while_the_engine_is_busy(idle_server: ServerProcess) -> 
         limits = httpx.Limits(max_connections=64)
         async with httpx.AsyncClient(base_url=idle_server.url, timeout=120, limits=limits) as client:
             load = [asyncio.create_task(complete(client, prompt * 20, ignore_eos=True)) for prompt in PROMPTS]
-            waits = []
+            began, waits = time.perf_counter(), []
             while not all(task.done() for task in load):
                 start = time.perf_counter()
                 assert (await client.get("/health/live")).status_code == 200
                 waits.append(time.perf_counter() - start)
                 await asyncio.sleep(0.02)
             await asyncio.gather(*load)
-        waits.sort()
-        assert waits[len(waits) // 2] < 0.25, f"median of {len(waits)} health checks: {waits[len(waits) // 2]:.3f} s"
+        median, took = sorted(waits)[len(waits) // 2], time.perf_counter() - began
+        assert median < took / 20, f"median of {len(waits)} health checks: {median:.3f} s, the load took {took:.1f} s"
 
     asyncio.run(run())
 
@@ -60,20 +60,25 @@ def test_a_disconnected_client_frees_its_blocks(idle_server: ServerProcess) -> N
                 async with client.stream("POST", "/v1/completions", json=body) as stream:
                     async for _line in stream.aiter_lines():
                         break
+            soon = httpx.Timeout(60, read=0.2)
             with pytest.raises(httpx.ReadTimeout):
-                await client.post("/v1/completions", json={**body, "stream": False}, timeout=0.2)
+                await client.post("/v1/completions", json={**body, "stream": False}, timeout=soon)
 
     asyncio.run(run())
-    idle_server.wait_until_idle(3.0)
+    idle_server.wait_until_idle()
 
 
 def test_sigterm_under_load_loses_no_stream() -> None:
+    admitted = 0
+
     async def read(client: httpx.AsyncClient, prompt: str, counts: list[int]) -> None:
+        nonlocal admitted
         body = {"prompt": prompt, "max_tokens": 100, "temperature": 0, "ignore_eos": True, "stream": True}
         done = False
         tokens = 0
         async with client.stream("POST", "/v1/completions", json=body) as stream:
             assert stream.status_code == 200
+            admitted += 1
             async for line in stream.aiter_lines():
                 done = done or line == "data: [DONE]"
                 tokens += '"text"' in line
@@ -84,15 +89,15 @@ def test_sigterm_under_load_loses_no_stream() -> None:
         counts: list[int] = []
         async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
             streams = [asyncio.create_task(read(client, prompt, counts)) for prompt in PROMPTS]
-            while server.metric("vllm:num_requests_running") < len(PROMPTS) / 2:
+            while admitted < len(PROMPTS):
                 await asyncio.sleep(0.02)
             server.process.terminate()
             await asyncio.gather(*streams)
         return counts
 
-    with serve() as server:
+    with serve("--grace-period", "300") as server:
         assert len(asyncio.run(run(server))) == len(PROMPTS)
-        assert server.process.wait(20) == 0, server.output()
+        assert server.process.wait(PATIENCE) == 0, server.output()
 
 
 def test_short_soak_leaves_nothing_behind(idle_server: ServerProcess) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
@@ -32,8 +32,9 @@ class Hub(Site):
     def __init__(self, files: Mapping[str, bytes]) -> None:
         super().__init__()
         self.files = dict(files)
-        self.pace = 0.0
-        """Seconds between two pieces of a body."""
+        self.hold_at: int | None = None
+        """Where the next body stands still until ``released``, in bytes; a multiple of `PIECE`."""
+        self.released = threading.Event()
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         hub = self
@@ -84,8 +85,10 @@ class Hub(Site):
                         self.close_connection = True
                     with suppress(ConnectionError):  # the client may have heard enough
                         for begin in range(0, len(body), PIECE):
+                            if begin == hub.hold_at:
+                                hub.hold_at = None
+                                hub.released.wait(60)
                             self.wfile.write(body[begin : begin + PIECE])
-                            time.sleep(hub.pace)
 
         return Handler
 

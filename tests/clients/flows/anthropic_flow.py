@@ -8,11 +8,14 @@ url, key = sys.argv[1:3]
 client = anthropic.Anthropic(base_url=url, api_key=key, max_retries=0)
 MODEL = "headrace"
 QUESTION: list = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
-WEATHER: dict = {
+WEATHER: dict = {  # bounded: 400 tokens hold every call that it allows
     "name": "get_weather",
     "description": "The weather of a city.",
-    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-}
+    "input_schema": {
+        "type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"],
+        "additionalProperties": False,
+    },
+}  # fmt: skip
 
 MODEL = client.models.list().data[0].id
 answer = client.messages.create(model=MODEL, max_tokens=16, extra_body={"temperature": 0}, messages=QUESTION)
@@ -47,14 +50,14 @@ count = client.messages.count_tokens(model=MODEL, messages=QUESTION)
 assert count.input_tokens == answer.usage.input_tokens, (count, answer.usage)
 
 forced = client.messages.create(
-    model=MODEL, max_tokens=100, extra_body={"temperature": 0}, tools=[WEATHER], tool_choice={"type": "any"},
+    model=MODEL, max_tokens=400, extra_body={"temperature": 0}, tools=[WEATHER], tool_choice={"type": "any"},
     messages=[{"role": "user", "content": "What is the weather in Paris?"}],
 )  # fmt: skip
 used = [block for block in forced.content if block.type == "tool_use"]
 assert forced.stop_reason == "tool_use" and used, forced
 assert used[0].name == "get_weather" and isinstance(used[0].input["city"], str), used
 with client.messages.stream(
-    model=MODEL, max_tokens=100, extra_body={"temperature": 0}, tools=[WEATHER],
+    model=MODEL, max_tokens=400, extra_body={"temperature": 0}, tools=[WEATHER],
     tool_choice={"type": "tool", "name": "get_weather"},
     messages=[{"role": "user", "content": "What is the weather in Paris?"}],
 ) as stream:  # fmt: skip
@@ -68,7 +71,9 @@ history = [
     },
     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": used[0].id, "content": "Sunny, 22 degrees"}]},
 ]
-told = client.messages.create(model=MODEL, max_tokens=40, tools=[WEATHER], messages=history)
+told = client.messages.create(
+    model=MODEL, max_tokens=40, extra_body={"temperature": 0}, tools=[WEATHER], messages=history
+)
 assert told.content, told
 
 for wrong, error in (

@@ -34,12 +34,12 @@ schema = {
     "additionalProperties": False,
 }  # fmt: skip
 held = client.chat_completion(
-    question, max_tokens=100, temperature=0,
+    question, max_tokens=400, temperature=0,
     response_format={"type": "json_schema", "json_schema": {"name": "city", "schema": schema}},
 )  # fmt: skip
 assert isinstance(json.loads(held.choices[0].message.content)["city"], str), held
 grammar = client.text_generation(
-    question[0]["content"], max_new_tokens=100, grammar={"type": "json", "value": schema}, return_full_text=False
+    question[0]["content"], max_new_tokens=400, grammar={"type": "json", "value": schema}, return_full_text=False
 )
 assert isinstance(json.loads(grammar)["city"], str), grammar
 endpoint = InferenceClient(url, provider="hf-inference", token=key)

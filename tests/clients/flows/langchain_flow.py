@@ -1,14 +1,16 @@
 """`langchain-openai`: chat, streams, structured output, tools, embeddings."""
 
 import sys
+from typing import Annotated
 
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 url, key = sys.argv[1:3]
 QUESTION = "What is the capital of France? Answer in one word."
-model = ChatOpenAI(base_url=f"{url}/v1", api_key=key, model="tgi", temperature=0, max_tokens=100, max_retries=0)
+Name = Annotated[str, Field(max_length=20)]  # 400 tokens hold all that it allows
+model = ChatOpenAI(base_url=f"{url}/v1", api_key=key, model="tgi", temperature=0, max_tokens=400, max_retries=0)
 
 answer = model.invoke(QUESTION)
 assert "Paris" in answer.content and answer.usage_metadata["output_tokens"] > 0, answer
@@ -18,7 +20,7 @@ assert "".join(part.content for part in model.stream(QUESTION)) == answer.conten
 class City(BaseModel):
     """A city."""
 
-    name: str
+    name: Name
 
 
 for method in ("json_schema", "function_calling"):
@@ -27,7 +29,7 @@ for method in ("json_schema", "function_calling"):
 
 
 @tool
-def get_weather(city: str) -> str:
+def get_weather(city: Name) -> str:
     """The weather of a city."""
     return f"sunny in {city}"
 

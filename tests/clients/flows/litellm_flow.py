@@ -34,7 +34,7 @@ for model, way in WAYS.items():
 assert len(answers) == 1, answers
 
 held = litellm.completion(
-    model="openai/tgi", api_base=f"{url}/v1", api_key=key, messages=QUESTION, max_tokens=100, temperature=0,
+    model="openai/tgi", api_base=f"{url}/v1", api_key=key, messages=QUESTION, max_tokens=400, temperature=0,
     response_format={"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}},
 )  # fmt: skip
 assert isinstance(json.loads(held.choices[0].message.content)["city"], str), held

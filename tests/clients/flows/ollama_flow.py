@@ -35,7 +35,7 @@ schema = {
     "additionalProperties": False,
 }  # fmt: skip
 held = client.chat(
-    MODEL, messages=[{"role": "user", "content": QUESTION}], format=schema, options={**GREEDY, "num_predict": 100}
+    MODEL, messages=[{"role": "user", "content": QUESTION}], format=schema, options={**GREEDY, "num_predict": 400}
 )
 assert isinstance(json.loads(held.message.content)["city"], str), held
 anything = client.generate(MODEL, prompt="Write a small JSON object.", format="json", options={"num_predict": 300})

@@ -17,13 +17,13 @@ assert.equal(text, answer.choices[0].message.content);
 
 const city = { type: "object", properties: { city: { type: "string", maxLength: 20 } }, required: ["city"], additionalProperties: false };
 const held = await client.chat.completions.create({
-  model, messages, max_tokens: 100, temperature: 0,
+  model, messages, max_tokens: 400, temperature: 0,
   response_format: { type: "json_schema", json_schema: { name: "city", schema: city, strict: true } },
 });
 assert.equal(typeof JSON.parse(held.choices[0].message.content).city, "string");
 
 const tools = [{ type: "function", function: { name: "get_weather", description: "The weather of a city.", parameters: city } }];
-const runner = client.chat.completions.stream({ model, messages, tools, tool_choice: "required", max_tokens: 100, temperature: 0 });
+const runner = client.chat.completions.stream({ model, messages, tools, tool_choice: "required", max_tokens: 400, temperature: 0 });
 const called = await runner.finalMessage();
 assert.equal(called.tool_calls[0].function.name, "get_weather");
 assert.equal(typeof JSON.parse(called.tool_calls[0].function.arguments).city, "string");

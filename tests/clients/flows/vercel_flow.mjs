@@ -17,11 +17,11 @@ let text = "";
 for await (const part of streamText({ ...common, prompt, maxOutputTokens: 16 }).textStream) text += part;
 assert.equal(text, answer.text);
 
-const { object } = await generateObject({ ...common, prompt, maxOutputTokens: 100, schema: z.object({ city: z.string().max(20) }) });
+const { object } = await generateObject({ ...common, prompt, maxOutputTokens: 400, schema: z.object({ city: z.string().max(20) }) });
 assert.equal(typeof object.city, "string");
 
 const called = await generateText({
-  ...common, prompt: "What is the weather in Paris?", maxOutputTokens: 100, toolChoice: "required",
+  ...common, prompt: "What is the weather in Paris?", maxOutputTokens: 400, toolChoice: "required",
   tools: { get_weather: tool({ description: "The weather of a city.", inputSchema: z.object({ city: z.string().max(20) }) }) },
 });
 assert.equal(called.toolCalls[0].toolName, "get_weather");
