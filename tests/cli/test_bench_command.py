@@ -28,12 +28,12 @@ def server(script: Script) -> Iterator[Scripted]:
 
     thread = threading.Thread(target=lambda: asyncio.run(session()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     try:
         yield found[0]
     finally:
         over.set()
-        thread.join(10)
+        thread.join(60)
 
 
 def test_levels_json_and_plain_lines(tmp_path: Path) -> None:

@@ -116,4 +116,4 @@ def test_the_start_is_explained(started: tuple[subprocess.Popen[str], str, list[
 def test_sigterm_ends_it_with_0(started: tuple[subprocess.Popen[str], str, list[str]]) -> None:
     process, _, _ = started
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0

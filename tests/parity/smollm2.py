@@ -69,8 +69,17 @@ def in_transformers(checkpoint: Checkpoint) -> Any:
 
 def choices(model: Any, prompt: Sequence[int], text: Sequence[int]) -> NDArray[np.int64]:
     """The most likely token before each token of ``text``, given the prompt and the text so far."""
-    tokens = [*prompt, *text]
-    with torch.no_grad():
-        logits = model(torch.tensor([tokens])).logits[0, len(prompt) - 1 : -1]
-    result: NDArray[np.int64] = logits.argmax(-1).numpy()
+    result: NDArray[np.int64] = _logits(model, prompt, text).argmax(-1).numpy()
     return result
+
+
+def regrets(model: Any, prompt: Sequence[int], text: Sequence[int]) -> NDArray[np.float32]:
+    """How far the logit of each token of ``text`` lies below the best one there; all zero for the greedy text."""
+    logits = _logits(model, prompt, text)
+    result: NDArray[np.float32] = (logits.amax(-1) - logits[torch.arange(len(text)), torch.tensor(text)]).numpy()
+    return result
+
+
+def _logits(model: Any, prompt: Sequence[int], text: Sequence[int]) -> Any:
+    with torch.no_grad():
+        return model(torch.tensor([[*prompt, *text]])).logits[0, len(prompt) - 1 : -1]

@@ -18,6 +18,8 @@ from tests.parity.conftest import BACKENDS, load_native
 from tests.parity.steps import blocks_for
 
 LENGTH = 64
+TIE = 1e-3
+"""Logits, which go up to some 30, less than this apart are equal in float32."""
 MAX_MODEL_LEN = 256
 
 
@@ -65,17 +67,19 @@ def texts(checkpoint: Checkpoint, prompts: list[list[int]]) -> Iterator[list[lis
 
 
 def test_greedy_text_in_float32(prompts: list[list[int]], texts: list[list[int]], theirs: Any) -> None:
-    """Equal texts and equal choices along one text are the same thing; the latter takes one pass per prompt."""
+    """Equal texts and equal choices along one text are the same thing; the latter takes one pass per prompt. Once in
+    2048 tokens two logits are 2e-4 apart, which the order of a processor's sums may turn around.
+    """
     assert len(prompts) == 32
     for prompt, text in zip(prompts, texts, strict=True):
-        assert text == smollm2.choices(theirs, prompt, text).tolist()
+        assert smollm2.regrets(theirs, prompt, text).max() < TIE
 
 
 def test_reference_agrees(checkpoint: Checkpoint, prompts: list[list[int]], theirs: Any) -> None:
     backend = BACKENDS["reference"](checkpoint, MAX_MODEL_LEN)
     backend.allocate_kv(8)
     for prompt, text in zip(prompts[:2], greedy(backend, prompts[:2], 6), strict=True):
-        assert text == smollm2.choices(theirs, prompt, text).tolist()
+        assert smollm2.regrets(theirs, prompt, text).max() < TIE
     backend.close()
 
 
