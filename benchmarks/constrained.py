@@ -49,7 +49,7 @@ PEOPLE = {
 """Never complete within the answer: both kinds of answer have the same length."""
 
 
-class HeldWorkload(Workload):
+class HeldWorkload(Workload, frozen=True):
     """A workload whose answers are held to a schema."""
 
     def body(self, prompt: Any, output: int) -> bytes:

@@ -20,7 +20,6 @@ and look as if it lost nothing.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import statistics
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe
@@ -125,7 +125,7 @@ def shuffled(checkpoint: Checkpoint, seed: int = 0) -> Checkpoint:
         else:
             x = x[..., hidden]
         tensors[name] = Tensor(DType.F32, x.shape, memoryview(x.tobytes()))
-    return dataclasses.replace(checkpoint, tensors=tensors)
+    return replace(checkpoint, tensors=tensors)
 
 
 def _in_heads(order: NDArray[np.int64], heads: int) -> NDArray[np.int64]:
@@ -139,7 +139,7 @@ def in_precision(checkpoint: Checkpoint, variant: Variant) -> Checkpoint:
         return checkpoint
     scheme = SCHEMES[variant.scheme]
     tensors = {name: quantized(name, tensor, scheme) for name, tensor in checkpoint.tensors.items()}
-    return dataclasses.replace(checkpoint, tensors=tensors)
+    return replace(checkpoint, tensors=tensors)
 
 
 def read(
@@ -267,7 +267,7 @@ def measure(model: Path, variants: Sequence[str], also: Mapping[str, Path]) -> l
 def _as_stored(checkpoint: Checkpoint, texts: Mapping[str, list[int]]) -> list[dict[str, Any]]:
     floats = {name: dequantize(tensor) for name, tensor in checkpoint.tensors.items()}
     expanded = {name: Tensor(DType.F32, x.shape, memoryview(x.tobytes())) for name, x in floats.items()}
-    base = read(dataclasses.replace(checkpoint, tensors=expanded), "float32", texts)
+    base = read(replace(checkpoint, tensors=expanded), "float32", texts)
     kinds = "+".join(sorted({str(t.dtype) for t in checkpoint.tensors.values() if len(t.shape) == 2}))
     return [
         compared("expanded, float32", base, base),

@@ -7,8 +7,9 @@ total oracle for the block bookkeeping and the scheduler.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from hashlib import blake2b
+
+from msgspec.structs import replace
 
 from headrace.types import (
     BLOCK_SIZE,

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 Kind = Literal["json_schema", "json_object", "regex", "choice", "lark", "ebnf", "structural_tag", "calls"]
 
 
-@dataclass(frozen=True, slots=True)
-class Constraint:
+class Constraint(Struct, frozen=True):
     """What the text of an answer must be: ``kind`` says how ``value`` is to be read.
 
     ``json_schema``: a schema as JSON text. ``json_object``: empty, any object. ``regex``: the whole text matches.
@@ -29,8 +30,7 @@ class Constraint:
     field: str = "response_format"
 
 
-@dataclass(frozen=True, slots=True)
-class CallShape:
+class CallShape(Struct, frozen=True):
     """How a model writes a call of one tool: ``begin``, the arguments, ``end``, all literal but the arguments.
 
     ``schema`` is the JSON schema of the arguments (None: any object). Where a format does not write them as JSON,

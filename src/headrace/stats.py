@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from headrace.types import BLOCK_SIZE, FinishReason
 
 
-@dataclass(frozen=True, slots=True)
-class StepStats:
+class StepStats(Struct, frozen=True):
     """What one step of the engine did, as numbers. Times are seconds.
 
     ``inter_token`` groups the step's gaps between consecutive tokens of a sequence: (gap, how many sequences had
@@ -39,8 +38,7 @@ class StepStats:
     """(tokens drafted, of them accepted) of each row that checked a draft."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestStats:
+class RequestStats(Struct, frozen=True):
     """One request, after its last sequence ended. Times are seconds and None where that stage was not reached.
 
     ``time_to_first_token`` and ``queue_time`` repeat what `StepStats` reported when it happened, for logs; a
@@ -69,8 +67,7 @@ class RequestStats:
         return len(self.finish)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
+class EngineStats(Struct, frozen=True):
     """A snapshot of the engine for gauges and counters. Counters (``*_total``) only grow."""
 
     running: int = 0
@@ -110,8 +107,7 @@ class EngineStats:
         return self.kv_slots_wasted / (self.kv_blocks_used * BLOCK_SIZE) if self.kv_blocks_used else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """Whether the step loop turns (``live``) and whether new requests are taken (``ready``); ``detail`` says why not.
 
     ``heartbeat_age`` is the seconds since the loop last turned; 0 when it is idle.

@@ -14,13 +14,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _MASK = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Watermark:
+class Watermark(Struct, frozen=True):
     """How answers are marked. ``gamma`` lies between 0 and 1; ``delta`` is in logits: 2 is plain, 5 hurts the text."""
 
     key: int
@@ -32,8 +32,7 @@ PUBLIC = Watermark(15_485_863)
 """With the paper's key, for those who have none of their own: whoever knows it can find the mark, or forge it."""
 
 
-@dataclass(frozen=True, slots=True)
-class GreenList:
+class GreenList(Struct, frozen=True):
     """A `Watermark` at one position: token ``t`` is green if `green_hash` of (seed, t) is less than ``below``."""
 
     seed: int
@@ -41,8 +40,7 @@ class GreenList:
     delta: float
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What was counted in a text: ``green`` of ``scored`` tokens."""
 
     scored: int

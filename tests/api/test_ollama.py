@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import ollama
 import pytest
+from msgspec.structs import replace
 
 from headrace.api import Model, ServerSettings, constant, host
 from headrace.api.cards import Card

@@ -1,9 +1,9 @@
 """The adapter between the text room and HTTP, on the default model."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.cli.words import ModelWords
 from headrace.errors import InvalidRequest

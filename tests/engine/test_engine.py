@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.errors import Draining, EngineDead, EngineError, InvalidRequest, QueueFull
 from headrace.types import (
@@ -138,8 +139,7 @@ def test_an_answer_that_does_not_fit_ends_its_request_only(rig: Rig, answer: Row
 
 
 def test_a_request_that_cannot_be_taken_in_ends_alone(rig: Rig) -> None:
-    broken = request("broken", n=2)
-    object.__setattr__(broken, "cache_salt", 3)
+    broken = replace(request("broken", n=2), cache_salt=3)
     rig.engine.submit(broken)
     for index in range(2):
         assert rig.ear.wait_for_end("broken", index).finish is FinishReason.ERROR
@@ -325,9 +325,7 @@ def test_stopping_ends_everything_visibly(rig: Rig) -> None:
 
 
 def test_deadlines(rig: Rig) -> None:
-    late = request("late", output=300)
-    object.__setattr__(late, "deadline", time.monotonic() - 1)
-    rig.engine.submit(late)
+    rig.engine.submit(replace(request("late", output=300), deadline=time.monotonic() - 1))
     end = rig.ear.wait_for_end("late")
     assert (end.finish, end.cause) == (FinishReason.ERROR, Cause.DEADLINE)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.backends import Backend
 from headrace.types import GREEDY, Plan, PlanRow, RowResult, RowSampling
@@ -24,8 +24,8 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
     model.model.embed_tokens.weight.data[BAD_TOKEN] = 0.0
     tiny.save(model, tmp_path)
     checkpoint = open_checkpoint(tmp_path, max_model_len=64)
-    spec = dataclasses.replace(checkpoint.spec, norm_eps=0.0)
-    loaded = BACKENDS[request.param](dataclasses.replace(checkpoint, spec=spec), 64)
+    spec = replace(checkpoint.spec, norm_eps=0.0)
+    loaded = BACKENDS[request.param](replace(checkpoint, spec=spec), 64)
     loaded.allocate_kv(8)
     yield loaded
     loaded.close()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from array import array
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.kvcache.cache import KVCache
 from headrace.scheduler.config import SchedulerConfig

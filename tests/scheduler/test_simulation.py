@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.kvcache.cache import KVCache, Lease
 from headrace.kvcache.pool import BlockPool

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from headrace.errors import InvalidRequest, ModelNotFound, QueueFull, Unsupported
 from headrace.wire import ollama
@@ -218,7 +219,7 @@ def answers(draw: st.DrawFn, *, calls: bool) -> list[Delta]:
         deltas.append(Delta(0, tool_calls=(ToolCallDelta(index, f"c{index}", "f", arguments[:cut]),)))
         deltas.append(Delta(0, tool_calls=(ToolCallDelta(index, arguments=arguments[cut:]),)))
     deltas.append(Delta(0, draw(TEXT), (5,), (), draw(st.sampled_from(["stop", "length", "tool_calls"]))))
-    deltas[0].prompt = PromptPart((1, 2), None)  # type: ignore[misc]  # a record is not frozen at run time
+    deltas[0] = replace(deltas[0], prompt=PromptPart((1, 2), None))
     return deltas
 
 

@@ -16,7 +16,8 @@ import enum
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass, fields
+
+from msgspec import Struct
 
 from headrace.errors import ConfigError
 
@@ -35,8 +36,7 @@ class Scope(enum.StrEnum):
     ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """How much a key may ask for; None is no limit."""
 
     requests_per_minute: int | None = None
@@ -45,8 +45,7 @@ class Limits:
     concurrent: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """One key. Keys of one ``tenant`` share what the server keeps of their prompts, and their turn in its queue."""
 
     name: str
@@ -90,7 +89,7 @@ def _parse(line: str, number: int) -> Key:
     if match is None or not NAME.fullmatch(match["name"]):
         raise ConfigError(f"line {number}: not of the form NAME:sha256:DIGEST [SETTING=VALUE]...")
     settings = dict(word.split("=", 1) for word in match["rest"].split())
-    known = {"scopes", "tenant", *(each.name for each in fields(Limits))}
+    known = {"scopes", "tenant", *Limits.__struct_fields__}
     unknown = sorted(settings.keys() - known)
     if unknown:
         raise ConfigError(f"line {number}: no setting is called {unknown[0]}; known are {', '.join(sorted(known))}")
@@ -122,8 +121,8 @@ def format_key(key: Key) -> str:
         words.append(f"tenant={key.tenant}")
     if key.scopes != {Scope.INFERENCE}:
         words.append("scopes=" + ",".join(sorted(key.scopes)))
-    for each in fields(Limits):
-        limit = getattr(key.limits, each.name)
+    for name in Limits.__struct_fields__:
+        limit = getattr(key.limits, name)
         if limit is not None:
-            words.append(f"{each.name}={limit}")
+            words.append(f"{name}={limit}")
     return " ".join(words)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from headrace.access.keys import Limits
 from headrace.errors import RateLimited
 
 
-@dataclass(slots=True)
-class Bucket:
+class Bucket(Struct):
     """Fills evenly with ``per_minute`` units a minute, and holds one minute's worth. Times are monotonic seconds.
 
     Over any stretch of time no more than that rate and one bucket can be taken, and a debt: what is known only

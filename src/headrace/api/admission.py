@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.api.callers import Caller
 from headrace.api.ports import Words
@@ -17,8 +19,7 @@ LONG_TEXT = 2048
 """Characters from which tokenising leaves the event loop for a thread: about a millisecond's work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """One engine request; the prompt's text if the answer repeats it; the field that holds the answer to something."""
 
     request: Request

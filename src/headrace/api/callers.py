@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from headrace.access import Key, Keyring, Quota, Scope, digest_of, parse_keys
 from headrace.api.ports import Scope as Exchange
@@ -19,8 +20,7 @@ POLL = 1.0
 """Seconds between two looks at the file of keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """``client`` is whose turn it is in the queue; ``tenant`` keeps what the server remembers of prompts apart from
     other tenants'; ``quota`` is what is left of it."""
 

@@ -6,9 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.api.ports import Receive
 from headrace.api.residents import Residents, Seat, on_thread
@@ -22,8 +23,7 @@ log = logging.getLogger("headrace.models")
 UNLIMITED = 1 << 62
 
 
-@dataclass(slots=True, eq=False)
-class Slot:
+class Slot(Struct, eq=False):
     """One model: the version that calls get."""
 
     names: tuple[str, ...]
@@ -46,8 +46,7 @@ class Slot:
         return self.seat.version.max_model_len if loaded is None else loaded.hosted.served.limits.max_model_len
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One name that requests may call a model by. ``root`` is the model's own; ``max_model_len`` is None while nobody
     knows it, and so is ``chat`` while the model is not in memory (see `headrace.api.ports.Words`)."""
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from headrace.api.choice import Choice, VectorChoice
 from headrace.errors import DeadlineExceeded, EngineError, HeadraceError, Unsatisfiable

@@ -12,8 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from msgspec import Struct, field
 
 from headrace.api.exchange import ClientGone
 from headrace.api.ports import Receive
@@ -28,8 +29,7 @@ FAILURE_HOLDS = 5.0
 """Seconds for which a model that could not be loaded is not tried again: whoever asks for it is told at once."""
 
 
-@dataclass(slots=True, eq=False)
-class Seat:
+class Seat(Struct, eq=False):
     """One version of a model, in memory or not."""
 
     version: Version

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
+
+from msgspec.structs import replace
 
 from headrace.api.answers import Answerer
 from headrace.api.callers import caller_of

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from headrace.access import Scope as Access
 from headrace.api.ports import ASGIApp, Receive, Scope, Send
@@ -12,8 +13,7 @@ from headrace.errors import MethodNotAllowed, RouteNotFound
 from headrace.wire.failures import OPENAI, ErrorShape
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """A path, or with ``{id}`` at its end everything below it. ``open`` routes need no key and survive draining.
 
     ``errors`` is the shape of everything that goes wrong there, the guards' refusals included. ``access`` is what a key

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from headrace.api.ports import Words
 from headrace.watermark import PUBLIC, Watermark
@@ -14,8 +15,7 @@ PLACEHOLDER_NAMES = frozenset({"", "dummy", "tgi"})
 """What huggingface_hub's client and TGI's users send where there is only one model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Struct, frozen=True):
     """One model under one or more names; the first is its own."""
 
     names: tuple[str, ...]
@@ -33,8 +33,7 @@ class Served:
         return asked if asked in self.names else self.names[0]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
+class ServerSettings(Struct, frozen=True):
     """Times are seconds."""
 
     api_keys: tuple[str, ...] = ()

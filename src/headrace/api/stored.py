@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 OWNERS_SHARE = 4
 """One owner's responses take at most this part (a quarter) of the memory, so that it cannot push out all others'."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """A response object, and the items of its input, what came before included."""
 
     response: Mapping[str, Any]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.api.cards import Card, unknown
 from headrace.api.desk import Desk
@@ -16,8 +18,7 @@ from headrace.wire.sampling import usable_defaults
 log = logging.getLogger("headrace.api")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Hosted:
+class Hosted(Struct, frozen=True, eq=False):
     """A model that is in memory: everything that a call needs of it."""
 
     served: Served
@@ -34,8 +35,7 @@ def host(engine: EnginePort, served: Served, recorder: Recorder, settings: Serve
     return Hosted(replace(served, sampling_defaults=usable), engine, Desk(engine, recorder, settings), recorder)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Loaded:
+class Loaded(Struct, frozen=True, eq=False):
     """A model in memory, how many bytes it may take there, and how to be rid of it."""
 
     hosted: Hosted
@@ -51,8 +51,7 @@ class Loaded:
         return self.bytes - (stats.kv_blocks - stats.kv_blocks_touched) * self.kv_block_bytes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Version:
+class Version(Struct, frozen=True, eq=False):
     """A model's files as they were found: ``load`` brings them into memory and takes at most ``bytes``.
 
     ``load`` runs on a thread of its own, and raises a `HeadraceError` that says why it could not.
@@ -65,8 +64,7 @@ class Version:
     """Reads headers at its first call, which may take a while."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Model:
+class Model(Struct, frozen=True, eq=False):
     """One model that a server knows. ``look`` finds its files as they are now, for a new version.
 
     ``loaded`` is the first version if it is in memory already, ``keep_alive`` the seconds that an unused model stays

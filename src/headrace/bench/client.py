@@ -6,9 +6,10 @@ import asyncio
 import json
 import ssl
 import time
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
 
 from headrace.bench.connection import Connection, Progress
 from headrace.bench.stats import Sample
@@ -17,8 +18,7 @@ from headrace.errors import ConfigError, HeadraceError
 _CONNECT_SECONDS = 10
 
 
-@dataclass(slots=True)
-class Client:
+class Client(Struct):
     """``url`` is the server's root, or ends in /v1; ``timeout`` is seconds for one whole request."""
 
     url: str

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass
 from typing import cast
 
 import httptools
+from msgspec import Struct
 
 from headrace.bench.sse import Scanner
 from headrace.bench.stats import Sample
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(Struct):
     """Counters that a display may look at while a level runs."""
 
     total: int | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from headrace.bench.client import Client
 from headrace.bench.process import peak_rss
@@ -15,8 +16,7 @@ from headrace.bench.workload import WORDS, Calibration, Workload, arrivals
 from headrace.errors import HeadraceError
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(Struct, frozen=True):
     """One level of load: ``concurrency`` requests at a time, or ``rate`` requests a second; exactly one is set.
 
     ``requests`` is how many there are in all, None for as many as start within ``seconds``.

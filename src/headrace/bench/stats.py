@@ -10,11 +10,12 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+
+import msgspec
+from msgspec import Struct, field
 
 
-@dataclass(slots=True)
-class Sample:
+class Sample(Struct):
     """One request as the client saw it; times are seconds of one monotonic clock.
 
     ``start`` is when it was sent, or was due to be sent under a fixed arrival rate. ``gaps`` are the times between
@@ -34,8 +35,7 @@ class Sample:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
+class Spread(Struct, frozen=True):
     """Mean and percentiles of a quantity, in milliseconds; NaN-free: all zero when nothing was seen."""
 
     mean: float = 0.0
@@ -44,8 +44,7 @@ class Spread:
     p99: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class LevelResult:
+class LevelResult(Struct, frozen=True):
     """One level of load. Rates are over ``seconds``, from the first request sent to the last one ended."""
 
     label: str
@@ -76,7 +75,8 @@ class LevelResult:
 
     def as_dict(self) -> dict[str, object]:
         """The JSON form."""
-        return asdict(self)
+        found: dict[str, object] = msgspec.to_builtins(self)
+        return found
 
 
 def percentile(ordered: Sequence[float], q: float) -> float:

@@ -7,9 +7,10 @@ import json
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+
+from msgspec import Struct
 
 from headrace.errors import ConfigError
 
@@ -28,8 +29,7 @@ _INPUT = ("input", "input_len", "input_length", "input_tokens", "contexttokens",
 _OUTPUT = ("output", "output_len", "output_length", "output_tokens", "generatedtokens", "completion_tokens")
 
 
-@dataclass(frozen=True, slots=True)
-class Length:
+class Length(Struct, frozen=True):
     """A distribution of token counts: fixed (low = high), uniform, or log-normal by mean and deviation."""
 
     low: int
@@ -71,8 +71,7 @@ def parse_length(words: str) -> Length:
     raise ValueError("is not a length: write 128, 64-512 or lognormal:MEAN:DEVIATION[:MOST], in tokens, at least 1")
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
+class Calibration(Struct, frozen=True):
     """How many tokens the server counts for a prompt of so many words (or ids): fixed + per_word * words."""
 
     fixed: float = 0.0
@@ -83,8 +82,7 @@ class Calibration:
         return max(1, round((tokens - self.fixed) / self.per_word))
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+class Workload(Struct, frozen=True):
     """What every request of a run has in common, and the distributions of what differs."""
 
     model: str

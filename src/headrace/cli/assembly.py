@@ -6,9 +6,11 @@ import logging
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.cli.backend import backend_options
 from headrace.cli.beside import Beside
@@ -37,8 +39,7 @@ MEMORY_SHARE = 0.9
 """Of the memory that is there: the rest is for the operating system, sockets and prompts on their way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assembly:
+class Assembly(Struct, frozen=True):
     """A model that is ready to run. `close` ends it."""
 
     checkpoint: Checkpoint

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+
+from msgspec.structs import replace
 
 from headrace.bench import report
 from headrace.bench.client import Client
@@ -195,7 +196,7 @@ async def _measure(config: Config) -> tuple[str, list[LevelResult]]:
     target, load = config.section(Target), config.section(Load)
     client = Client(target.url.rstrip("/"), next(iter(target.api_key), None), target.timeout)
     workload = _workload(config.section(Shape), target.endpoint == "chat", await _model(client, target.model))
-    workload = dataclasses.replace(workload, calibration=await calibrate(client, workload))
+    workload = replace(workload, calibration=await calibrate(client, workload))
     if load.warmup:
         await warm_up(client, workload, load.warmup)
     results = []

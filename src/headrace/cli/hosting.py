@@ -8,10 +8,11 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from headrace.cli.assembly import MEMORY_SHARE, Assembly, assemble, context_of, model_name
 from headrace.cli.backend import backend_options
@@ -46,8 +47,7 @@ SMALL_CONTEXT = 1024
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:/-]{0,127})=(.+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(Struct, frozen=True):
     """What a model's files say of it before it is loaded."""
 
     name: str
@@ -173,8 +173,7 @@ class Source:
         return Loaded(hosted, assembly.bytes, close, assembly.backend.kv_block_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Hosting:
+class Hosting(Struct, frozen=True):
     """The models of one server; what counts for the server itself; and what there is to say of its first model."""
 
     models: Models

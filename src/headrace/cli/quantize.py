@@ -17,7 +17,7 @@ from headrace.cli.store import find_model, megabytes, progress_bar
 from headrace.config import CacheSettings, knob, path, switch
 from headrace.errors import ConfigError, HeadraceError, UnsupportedModel
 from headrace.weights import Checkpoint, open_checkpoint
-from headrace.weights.spec import ComputedTensor, DType, Tensor
+from headrace.weights.spec import DType, Tensor
 
 if TYPE_CHECKING:
     from headrace.backends.cpu.quantize import Scheme
@@ -136,7 +136,7 @@ def _late(name: str, tensor: Tensor, scheme: Scheme) -> Tensor:
     from headrace.backends.cpu.quantize import quantized, storage_type
 
     target = storage_type(name, tensor, scheme)
-    return ComputedTensor(target, tensor.shape, lambda: quantized(name, tensor, scheme).data)
+    return Tensor(target, tensor.shape, lambda: quantized(name, tensor, scheme).data)
 
 
 def _gguf_file(path: Path) -> Path:

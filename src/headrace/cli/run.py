@@ -7,9 +7,11 @@ import itertools
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, ClassVar
+
+from msgspec import Struct, field
 
 from headrace.cli import flags
 from headrace.cli.assembly import Assembly, assemble
@@ -105,8 +107,7 @@ def _read_question() -> str:
     return question
 
 
-@dataclass(slots=True)
-class Chat:
+class Chat(Struct):
     """A conversation with the model of an assembly, whose engine it starts."""
 
     assembly: Assembly

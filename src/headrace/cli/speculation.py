@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from headrace.cli.backend import backend_options
 from headrace.cli.store import find_model
@@ -25,8 +26,7 @@ _COMPARED = 2000
 """Tokens by which two tokenizers are compared."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drafting:
+class Drafting(Struct, frozen=True):
     """What the scheduler is given, and the memory behind it."""
 
     speculation: Speculation | None = None

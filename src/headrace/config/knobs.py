@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Knob:
+
+class Knob(Struct, frozen=True):
     """One setting: what it means and which values it takes. Name, type and default are its dataclass field's.
 
     ``parse`` turns text into the value and raises ValueError with what is wrong. ``many`` takes several values;

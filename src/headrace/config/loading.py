@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.config.knobs import Knob, knobs
 from headrace.config.settings import SECTIONS
@@ -22,8 +23,7 @@ _KUBERNETES = re.compile(r"HEADRACE_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP).*
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One resolved value and its source: "default", "command line", "environment …" or "file …"."""
 
     name: str
@@ -44,8 +44,7 @@ class Setting:
         return str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Struct, frozen=True):
     """All settings of one command."""
 
     settings: Mapping[str, Setting]
@@ -109,7 +108,7 @@ def _value(name: str, raw: object, default: object, knob: Knob, source: str) -> 
     """The checked value of ``raw``: text, a TOML scalar, or a list of them."""
     if knob.many:
         items = raw if isinstance(raw, list) else [raw]
-        return tuple(_value(name, item, default, dataclasses.replace(knob, many=False), source) for item in items)
+        return tuple(_value(name, item, default, replace(knob, many=False), source) for item in items)
     if not isinstance(raw, (str, int, float)):
         raise ConfigError(f"{name} ({source}): takes one value, not {type(raw).__name__}")
     words = str(raw).lower() if isinstance(raw, bool) else str(raw)

@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.backends import Backend
 from headrace.engine.recorder import NullRecorder, Recorder
@@ -31,8 +32,7 @@ _ABORT_SECONDS = 5.0
 """How long `Engine.drain` waits for aborted work to be gone: a step or two."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
+class EngineConfig(Struct, frozen=True):
     """Limits of the loop. Times are seconds."""
 
     max_queued: int = 1024

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.kvcache.pool import BlockPool
 from headrace.kvcache.prefix import BlockKeys, PrefixIndex
@@ -40,8 +41,7 @@ class Lease:
         """False once a block could not be indexed: none after it can be found either."""
 
 
-@dataclass(frozen=True, slots=True)
-class KVStats:
+class KVStats(Struct, frozen=True):
     """The pool in numbers: blocks in each state, and tokens looked up in and served by the prefix index."""
 
     total: int

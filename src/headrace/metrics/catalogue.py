@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from headrace.stats import EngineStats
 
@@ -23,8 +24,7 @@ class Kind(enum.Enum):
     HISTOGRAM = "histogram"
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(Struct, frozen=True):
     """One metric. ``read`` takes its value from the engine's statistics when Prometheus asks; without it the
     recorder counts. ``values`` are those of the label ``label``, if it has one beside the common ones."""
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
 class State(enum.StrEnum):
@@ -27,8 +28,7 @@ class State(enum.StrEnum):
     UNLOADING = "unloading"
 
 
-@dataclass(slots=True, eq=False)
-class Resident:
+class Resident(Struct, eq=False):
     """One version of one model, in memory or not."""
 
     id: str
@@ -59,22 +59,19 @@ class Resident:
         return None if self.pinned or self.keep_alive is None or not self.idle else self.used + self.keep_alive
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Struct, frozen=True):
     """Load this model now; it may take its ``bytes``."""
 
     resident: Resident
 
 
-@dataclass(frozen=True, slots=True)
-class Unload:
+class Unload(Struct, frozen=True):
     """Take this model out of memory now; nobody uses it."""
 
     resident: Resident
 
 
-@dataclass(slots=True)
-class Residency:
+class Residency(Struct):
     """The books of one server. ``patience`` is how long who waits lets a busy model go on taking users."""
 
     budget: int

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.errors import InvalidRequest
 from headrace.scheduler.sampling import always_banned, stop_token_ids
 from headrace.types import Request
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What the model and the pool allow, in tokens."""
 
     vocab_size: int

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from hashlib import blake2b
+
+from msgspec.structs import replace
 
 from headrace.constraint import Matcher
 from headrace.types import GREEDY, SCORED, RowSampling, SamplingParams

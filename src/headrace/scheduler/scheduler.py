@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Collection
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from headrace.errors import EngineError
 from headrace.kvcache.cache import KVCache

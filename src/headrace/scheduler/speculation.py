@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.errors import ConfigError
 from headrace.kvcache.cache import KVCache, blocks_for
@@ -25,8 +26,7 @@ MOST_TOKENS = 16
 """Longest draft that can be asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpeculationConfig:
+class SpeculationConfig(Struct, frozen=True):
     """How far speculation may go.
 
     Raises:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from headrace.stats import RequestStats
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """What happened since the scheduler was last asked; the engine turns it into `StepStats`."""
 
     prefill_tokens: int = 0

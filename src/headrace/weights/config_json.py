@@ -6,8 +6,9 @@ Field meanings and defaults follow transformers' configuration classes, the auth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from headrace.errors import ModelFileError, UnsupportedModel
 from headrace.weights.files import Fields
@@ -33,8 +34,7 @@ _ACTIVATIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(Struct, frozen=True):
     """How one ``model_type`` differs from the plain Llama decoder.
 
     ``window`` says where sliding windows come from: "none"; "all" (``sliding_window`` on every layer); "switched"

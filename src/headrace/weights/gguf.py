@@ -12,9 +12,10 @@ import math
 import struct
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from headrace.errors import ModelFileError, UnsupportedModel
 from headrace.weights.files import looks_like_pickle, map_file
@@ -53,8 +54,7 @@ _NOT_SERVED |= {20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 
 _NOT_SERVED |= {28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4"}
 
 
-@dataclass(frozen=True, slots=True)
-class GgufFile:
+class GgufFile(Struct, frozen=True):
     """Metadata values are int, float, bool, str, a list of str, or an `array.array` of numbers (bools as 0 and 1).
     ``entries`` are the same as the file's own bytes, key and type included, for whoever writes them again."""
 
@@ -108,8 +108,7 @@ def _preamble(cursor: _Cursor) -> tuple[int, int]:
     return tensor_count, entry_count
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
+class _Record(Struct, frozen=True):
     name: str
     shape: tuple[int, ...]
     dtype: DType

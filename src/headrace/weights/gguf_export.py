@@ -7,7 +7,6 @@ added, Phi-3's projections are fused, RoPE divisors are a tensor. A model that t
 from __future__ import annotations
 
 import array
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from headrace.errors import UnsupportedModel
 from headrace.weights.gguf_spec import GGUF_ARCHITECTURES
 from headrace.weights.names import gguf_names
 from headrace.weights.rope import frequencies
-from headrace.weights.spec import Checkpoint, ComputedTensor, DType, ModelSpec, Rope, Tensor
+from headrace.weights.spec import Checkpoint, DType, ModelSpec, Rope, Tensor
 
 Floats = Callable[[Tensor], Sequence[float]]
 """A stored vector as float32 numbers."""
@@ -90,13 +89,13 @@ def exported_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
 def differences(ours: ModelSpec, theirs: ModelSpec) -> list[str]:
     """The names of fields in which a model read back differs from what was written, float32's rounding apart."""
     found = []
-    for field in dataclasses.fields(ModelSpec):
-        if field.name in ("architecture", "norm_offset", "ropes", "layer_rope"):
+    for field in ModelSpec.__struct_fields__:
+        if field in ("architecture", "norm_offset", "ropes", "layer_rope"):
             continue  # another name for the same, added to the weights, compared below
-        a, b = getattr(ours, field.name), getattr(theirs, field.name)
+        a, b = getattr(ours, field), getattr(theirs, field)
         same = math.isclose(a, b, rel_tol=1e-6) if isinstance(a, float) and isinstance(b, float) else a == b
         if not same:
-            found.append(field.name)
+            found.append(field)
     for i, (a, b) in enumerate(zip(ours.layer_rope, theirs.layer_rope, strict=False)):
         one, other = ours.ropes[a], theirs.ropes[b]
         pairs = zip(one.inv_freq, other.inv_freq, strict=False)
@@ -161,11 +160,11 @@ def _permuted(tensor: Tensor, heads: int) -> Tensor:
         order = (head * 2 * half + i * half + j for head in range(heads) for j in range(half) for i in range(2))
         return memoryview(b"".join([data[at * row : (at + 1) * row] for at in order]))
 
-    return ComputedTensor(tensor.dtype, tensor.shape, make)
+    return Tensor(tensor.dtype, tensor.shape, make)
 
 
 def _joined(parts: list[Tensor], name: str) -> Tensor:
     if len({part.dtype for part in parts}) > 1:
         raise UnsupportedModel(f"{name}: the parts of a fused projection are stored in different types")
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    return ComputedTensor(parts[0].dtype, shape, lambda: memoryview(b"".join([part.data for part in parts])))
+    return Tensor(parts[0].dtype, shape, lambda: memoryview(b"".join([part.data for part in parts])))

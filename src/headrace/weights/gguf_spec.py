@@ -10,7 +10,9 @@ from __future__ import annotations
 import array
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.errors import UnsupportedModel
 from headrace.weights import config_json as limits
@@ -28,8 +30,7 @@ from headrace.weights.rope import (
 from headrace.weights.spec import Activation, DType, ModelSpec, Rope, Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class GgufArchitecture:
+class GgufArchitecture(Struct, frozen=True):
     """How one ``general.architecture`` differs from the plain decoder."""
 
     interleaved: bool = False

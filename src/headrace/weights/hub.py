@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.errors import DownloadError, ModelError, UnsupportedModel
 from headrace.weights.landing import Progress
@@ -20,8 +21,7 @@ PARTIAL = ".partial"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-@dataclass(frozen=True, slots=True)
-class HubModel:
+class HubModel(Struct, frozen=True):
     """``org/name``, and a branch, tag or commit."""
 
     org: str

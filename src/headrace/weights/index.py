@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import configparser
 from collections.abc import Mapping
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+
+from msgspec import Struct
 
 from headrace.errors import DownloadError
 from headrace.weights.catalogue import DEFAULT_INDEX
@@ -37,8 +38,7 @@ def configured_index(environ: Mapping[str, str], home: Path) -> str:
         return DEFAULT_INDEX  # pip's own complaint to make
 
 
-@dataclass(frozen=True, slots=True)
-class IndexFile:
+class IndexFile(Struct, frozen=True):
     """A file that the index offers, and the digest that it states (which may be absent)."""
 
     url: str

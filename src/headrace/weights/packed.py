@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.errors import ModelFileError, UnsupportedModel
 from headrace.weights import repack
 from headrace.weights.files import Fields
 from headrace.weights.safetensors import Integers, SafetensorsFile
-from headrace.weights.spec import BLOCK_LAYOUT, ComputedTensor, DType, ModelSpec, Tensor
+from headrace.weights.spec import BLOCK_LAYOUT, DType, ModelSpec, Tensor
 
 MAX_GROUP = 1 << 24
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
-@dataclass(frozen=True, slots=True)
-class Packing:
+class Packing(Struct, frozen=True):
     """How a checkpoint's matrices are packed. ``group`` inputs share a scale and a zero; None: all of them.
 
     ``zero_offset`` is what has to be added to a stored zero: GPTQ's first format stores one less than it means.
@@ -129,7 +129,7 @@ def _matrix(file: SafetensorsFile, packing: Packing, stem: str, where: str) -> T
     zeros = _zeros(qzeros, packing)
     dtype = _block_type(zeros, packing, where)
     # The closure keeps views of the file alone.
-    return ComputedTensor(
+    return Tensor(
         dtype, (outputs, inputs), lambda: _blocks(dtype, packing, (outputs, inputs), (qweight, qzeros, scales), where)
     )
 

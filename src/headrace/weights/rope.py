@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.errors import UnsupportedModel
 from headrace.weights.files import Fields
@@ -19,8 +20,7 @@ MIN_FACTOR, MAX_FACTOR = 1e-4, 1e6
 MAX_CONTEXT = 1 << 31
 
 
-@dataclass(frozen=True, slots=True)
-class RopeContext:
+class RopeContext(Struct, frozen=True):
     """What scaling depends on besides its own parameters.
 
     ``head_dim`` is how many dimensions may rotate; ``positions`` is the checkpoint's longest context in tokens;

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.errors import ModelFileError, UnsupportedModel
 from headrace.weights.files import looks_like_pickle, map_file, parse_json_object, read_json
@@ -34,16 +35,14 @@ _NOT_IN_NAMES = frozenset("/\\\0")
 _SERVED = {"F32": DType.F32, "F16": DType.F16, "BF16": DType.BF16}
 
 
-@dataclass(frozen=True, slots=True)
-class Integers:
+class Integers(Struct, frozen=True):
     """A view of an I32 tensor: what AWQ and GPTQ pack quantised weights into."""
 
     shape: tuple[int, ...]
     data: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class SafetensorsFile:
+class SafetensorsFile(Struct, frozen=True):
     """What a file, or the shards of one model, hold. ``other`` maps tensors of types that weights never have here
     (integers, fp8) to the type's name: harmless until one of them is needed. ``integers`` are those of them that are
     I32."""

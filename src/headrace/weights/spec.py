@@ -29,8 +29,9 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 
 class Activation(enum.StrEnum):
@@ -40,8 +41,7 @@ class Activation(enum.StrEnum):
     GELU_TANH = "gelu_tanh"
 
 
-@dataclass(frozen=True, slots=True)
-class Rope:
+class Rope(Struct, frozen=True):
     """Rotary embedding with every scaling kind already resolved to frequencies.
 
     ``inv_freq[j]`` is the angular frequency (radians per position) of pair ``j``; 2 * len(inv_freq) dimensions of a
@@ -54,8 +54,7 @@ class Rope:
     interleaved: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
+class ModelSpec(Struct, frozen=True):
     """A dense decoder. Field names follow ``config.json`` where it has one for the thing."""
 
     architecture: str
@@ -134,16 +133,22 @@ BLOCK_LAYOUT: Mapping[DType, tuple[int, int]] = {
 """(elements, bytes) of one block of each storage type (GGUF specification; ggml-common.h)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(Struct, frozen=True):
     """A read-only view of one tensor in a memory-mapped file: nothing is copied until a backend packs it.
 
-    ``data`` holds exactly the tensor's bytes. A quantised tensor's rows are whole numbers of blocks.
+    ``source`` holds exactly the tensor's bytes, or is a function that makes them anew each time that they are asked
+    for, so that none are kept: layouts that no backend knows (AWQ, GPTQ) come as these. It raises `ModelFileError`
+    where the file's numbers do not fit ``dtype``. A quantised tensor's rows are whole numbers of blocks.
     """
 
     dtype: DType
     shape: tuple[int, ...]
-    data: memoryview
+    source: memoryview | Callable[[], memoryview]
+
+    @property
+    def data(self) -> memoryview:
+        """The tensor's bytes. Read it once: they may be computed now."""
+        return self.source if isinstance(self.source, memoryview) else self.source()
 
     @property
     def nbytes(self) -> int:
@@ -152,40 +157,14 @@ class Tensor:
         return math.prod(self.shape) // elements * size
 
     def rows(self, begin: int, end: int) -> Tensor:
-        """The rows [begin, end) as a view: fused projections (Phi-3) are split this way."""
+        """The rows [begin, end) as a view, or computed later too: fused projections (Phi-3) are split this way."""
         row = self.nbytes // self.shape[0]
-        return Tensor(self.dtype, (end - begin, *self.shape[1:]), self.data[begin * row : end * row])
+        cut, source = slice(begin * row, end * row), self.source
+        part = source[cut] if isinstance(source, memoryview) else lambda: self.data[cut]
+        return Tensor(self.dtype, (end - begin, *self.shape[1:]), part)
 
 
-class ComputedTensor(Tensor):
-    """A tensor whose bytes are made when they are asked for, anew each time, so that none are kept: read ``data`` once.
-
-    Checkpoints in layouts that no backend knows (AWQ, GPTQ) come as these.
-    """
-
-    __slots__ = ("_make",)
-    _make: Callable[[], memoryview]
-
-    def __init__(self, dtype: DType, shape: tuple[int, ...], make: Callable[[], memoryview]) -> None:
-        """``make`` gives the bytes; it raises `ModelFileError` where the file's numbers do not fit ``dtype``."""
-        object.__setattr__(self, "dtype", dtype)
-        object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "_make", make)
-
-    @property
-    def data(self) -> memoryview:
-        """The tensor's bytes, computed now."""
-        return self._make()
-
-    def rows(self, begin: int, end: int) -> Tensor:
-        """The rows [begin, end), computed later too."""
-        row = self.nbytes // self.shape[0]
-        shape = (end - begin, *self.shape[1:])
-        return ComputedTensor(self.dtype, shape, lambda: self.data[begin * row : end * row])
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True):
     """Everything that a model's files say: what to compute, with which weights, and how to speak to it.
 
     ``text`` is what the ``text`` room builds tokenizer and chat template from; the keys are in
@@ -199,8 +178,7 @@ class Checkpoint:
     text: TextSource
 
 
-@dataclass(frozen=True, slots=True)
-class TextSource:
+class TextSource(Struct, frozen=True):
     """The tokenizer, template and special-token part of a checkpoint, as plain data.
 
     Exactly one of ``tokenizer_json`` (the path of a tokenizer.json) and ``gguf`` (the ``tokenizer.*`` metadata of a

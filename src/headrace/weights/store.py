@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from headrace.errors import DownloadError, ModelError
 from headrace.weights import hub
@@ -20,8 +21,7 @@ from headrace.weights.landing import Progress, locked, storage_errors
 _COPY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredModel:
+class StoredModel(Struct, frozen=True):
     """A model in the cache. ``modified`` is seconds since the epoch."""
 
     name: str

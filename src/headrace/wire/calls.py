@@ -7,8 +7,9 @@ left for the answer) is finished by ``api`` on admission.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from headrace.constraint import Constraint
 from headrace.types import SamplingParams
@@ -17,8 +18,7 @@ Prompt = str | tuple[int, ...]
 """Text still to be tokenised, or token ids."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prompts:
+class Prompts(Struct, frozen=True):
     """What ``/v1/completions`` continues: one engine request for each item."""
 
     items: tuple[Prompt, ...]
@@ -33,8 +33,7 @@ class Prompts:
     """What the body calls them, for errors."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(Struct, frozen=True):
     """A function that the model may call. ``parameters`` is a JSON schema of an object."""
 
     name: str
@@ -44,8 +43,7 @@ class Tool:
     """Arguments that do not match ``parameters`` are impossible, not merely unlikely."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
+class ToolChoice(Struct, frozen=True):
     """Whether the answer calls tools. ``names`` are those that may be called, empty for all: one named tool is
     "required" with its name alone."""
 
@@ -53,8 +51,7 @@ class ToolChoice:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(Struct, frozen=True):
     """What a chat continues.
 
     Each message has ``role`` (system, user, assistant, tool) and a string ``content``. An assistant's may have
@@ -87,8 +84,7 @@ class Conversation:
         return total + len(str(self.tools))
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerStyle:
+class AnswerStyle(Struct, frozen=True):
     """How the answer is to be written."""
 
     stream: bool = False
@@ -107,8 +103,7 @@ class AnswerStyle:
     """TGI's: the whole text begins with the prompt's. (``Prompts.echo`` also puts it into the stream.)"""
 
 
-@dataclass(frozen=True, slots=True)
-class Embedding:
+class Embedding(Struct, frozen=True):
     """The prompts' embeddings are wanted instead of answers: each is the model's hidden state after the prompt's last
     token, brought to length 1."""
 
@@ -124,8 +119,7 @@ class Embedding:
     """For ranks: the documents' texts are repeated."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One HTTP call.
 
     ``sampling.max_tokens`` is an upper bound until admission: with ``max_tokens`` None the answer may fill what the

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from headrace.types import record
+from msgspec import Struct
 
 LOGPROB_FLOOR = -9999.0
 """JSON has no -Infinity; vLLM writes this number for it."""
 
 
-@record
-class Alternative:
+class Alternative(Struct, frozen=True):
     """A token that could have been chosen."""
 
     token: int
@@ -23,8 +21,7 @@ class Alternative:
     special: bool = False
 
 
-@record
-class ShownToken:
+class ShownToken(Struct, frozen=True):
     """A token with its logprob, ready to be written.
 
     ``text`` is how the token is named, ``data`` its bytes (alone they need not be valid UTF-8), ``offset`` where its
@@ -43,16 +40,14 @@ class ShownToken:
     """It is no text: an end, a turn's mark."""
 
 
-@dataclass(frozen=True, slots=True)
-class PromptPart:
+class PromptPart(Struct, frozen=True):
     """What the first delta of a choice may say of its prompt, if it was asked for."""
 
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[ShownToken, ...] | None = None
 
 
-@record
-class ToolCallDelta:
+class ToolCallDelta(Struct, frozen=True):
     """More of a choice's tool call number ``index``, from 0. ``id`` and ``name`` come whole and in the call's first
     delta only; the ``arguments`` of all its deltas join to the text of a JSON object."""
 
@@ -62,8 +57,7 @@ class ToolCallDelta:
     arguments: str = ""
 
 
-@record
-class Delta:
+class Delta(Struct, frozen=True):
     """What a step added to one choice. ``finish`` is set in the choice's last delta and in no other.
 
     ``finish`` is "tool_calls" where the model ended its turn with at least one call; an answer that was cut off is
@@ -84,8 +78,7 @@ class Delta:
     embedding: Sequence[float] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(Struct, frozen=True):
     """Where a whole call's time went, in seconds: until it was checked and tokenised, until the engine began, until the
     first token, until the end. ``load`` is what of ``validation`` was waiting for the model to be loaded."""
 
@@ -101,8 +94,7 @@ class Timing:
         return self.validation + self.queue + self.prefill + self.decode
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of a whole call: every prompt once, the answers of all its choices. ``timing`` is known at the end."""
 
     prompt_tokens: int = 0
@@ -113,8 +105,7 @@ class Usage:
     timing: Timing = Timing()
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """What is the same in every chunk of an answer."""
 
     id: str

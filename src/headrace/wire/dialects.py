@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.wire.calls import AnswerStyle, Call
 from headrace.wire.chunks import ChatWriter, ChunkWriter, CompletionWriter, NoStream
@@ -47,8 +48,7 @@ def no_headers(call: Call, usage: Usage) -> Headers:
     return ()
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(Struct, frozen=True):
     """How one route reads a body and writes an answer."""
 
     id_prefix: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.errors import EngineDead, HeadraceError, ModelFailed, OverloadError, QueueFull, RequestError
 from headrace.wire.chunks import DONE, to_json
@@ -31,8 +32,7 @@ _LONGEST_GUESS = 120
 INTERNAL = "something went wrong in the server; its log has the details under this request's id"
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorShape:
+class ErrorShape(Struct, frozen=True):
     """How one dialect says that something went wrong."""
 
     body: Callable[[Exception], Any]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from headrace.wire.calls import AnswerStyle
 from headrace.wire.deltas import Delta, Head, PromptPart, ShownToken, Usage
 from headrace.wire.shapes import chat_logprobs, completion_logprobs, prompt_logprobs, usage_json
 
 
-@dataclass(slots=True)
-class Passage:
+class Passage(Struct):
     """A run of text, or of reasoning, that no call and none of the other kind divides."""
 
     thought: bool
@@ -24,8 +24,7 @@ class Passage:
         return "".join(self.fragments)
 
 
-@dataclass(slots=True)
-class ToolCall:
+class ToolCall(Struct):
     """One call of a tool, whole."""
 
     id: str
@@ -38,8 +37,7 @@ class ToolCall:
         return "".join(self.fragments)
 
 
-@dataclass(slots=True)
-class Choice:
+class Choice(Struct):
     """One choice, grown delta by delta."""
 
     blocks: list[Passage | ToolCall] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 MAX_NAME_CHARS = 512
 """Of what is looked at before the model is known."""
@@ -10,8 +10,7 @@ MAX_TIMEOUT = 86_400.0
 """Seconds; looked at before the model is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The first two are the model's; the others are the server's, with the reason for the number beside it."""
 
     max_model_len: int

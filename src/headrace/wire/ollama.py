@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.errors import ModelNotFound, QueueFull
 from headrace.wire.calls import Call
@@ -30,8 +31,7 @@ def now() -> str:
     return f"{datetime.now(UTC).isoformat()[:-6]}Z"
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(Struct, frozen=True):
     """Where a line has its text, what was thought, and its calls: what stands before and after each."""
 
     text: tuple[str, str]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.errors import Unsupported
 from headrace.types import SamplingParams
@@ -42,8 +43,7 @@ _HONOURED = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """What the options come to. ``context`` is the most tokens of prompt and answer together, None for the model's."""
 
     sampling: SamplingParams

@@ -8,9 +8,10 @@ the tables is unknown: a typing error, or something of another server's, and ref
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.errors import InvalidRequest, Unsupported
 
@@ -19,8 +20,7 @@ _FUNCTIONS = "use tools and tool_choice, which took its place"
 _REASONING = "reasoning is told apart in /v1/chat/completions"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Values that ask for nothing, and what to tell whoever asks for more."""
 
     neutral: tuple[Any, ...]

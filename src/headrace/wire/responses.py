@@ -8,8 +8,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.errors import RequestError
 from headrace.wire.calls import Call
@@ -24,8 +25,7 @@ from headrace.wire.shapes import token_json
 PREFIX = "resp_"
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """One output item. Its id is the same in every event that speaks of it."""
 
     id: str

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.errors import InvalidRequest
 from headrace.types import SamplingParams
@@ -20,8 +21,7 @@ GREEDY_BELOW = 1e-5
 """A temperature below this is greedy (vLLM's threshold): dividing logits by less may overflow."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """Where a number may lie (``above`` leaves ``low`` itself out), and the value that changes nothing."""
 
     low: float

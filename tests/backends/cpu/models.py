@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from headrace.backends import Backend
 from headrace.types import BLOCK_SIZE, Plan, PlanRow, RowSampling

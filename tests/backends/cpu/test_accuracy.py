@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from headrace.backends.reference.backend import ReferenceBackend
 from headrace.backends.reference.backend import load as load_reference
@@ -101,7 +101,7 @@ def test_stored_halves_load_as_the_floats_they_are(storage: DType, make: Loader)
         for name, t in cp.tensors.items():
             if t.dtype is DType.F16:
                 values = np.frombuffer(t.data, np.float16).astype(np.float32)
-                tensors[name] = replace(t, dtype=DType.F32, data=memoryview(values.tobytes()))
+                tensors[name] = replace(t, dtype=DType.F32, source=memoryview(values.tobytes()))
         plain = replace(cp, tensors=tensors)
     else:
         plain = checkpoint(BASE)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from headrace.backends.reference.backend import load as load_reference
 from headrace.types import GREEDY, Plan, PlanRow, RowResult, RowSampling

@@ -6,9 +6,9 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import force_setattr, replace
 
 from headrace.backends import Backend
 from headrace.backends.cpu.abi import available_isas
@@ -176,11 +176,11 @@ def test_malformed_rows_are_refused() -> None:
     backend.allocate_kv(4)
     plan = Plan((PlanRow(0, (1, 2, 3), 0, (0,), GREEDY, earlier=[GREEDY, sampled(2)]),))
     wanted = backend.run(plan)
-    object.__setattr__(plan.rows[0], "earlier", [GREEDY] * 3)
+    force_setattr(plan.rows[0], "earlier", [GREEDY] * 3)
     with pytest.raises(EngineError, match="more choices than tokens"):
         backend.run(plan)
-    object.__setattr__(plan.rows[0], "earlier", [GREEDY, replace(sampled(2), logprobs=100)])
+    force_setattr(plan.rows[0], "earlier", [GREEDY, replace(sampled(2), logprobs=100)])
     with pytest.raises(EngineError, match="bad number of logprobs"):
         backend.run(plan)
-    object.__setattr__(plan.rows[0], "earlier", [GREEDY, sampled(2)])
+    force_setattr(plan.rows[0], "earlier", [GREEDY, sampled(2)])
     assert backend.run(plan) == wanted

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from headrace.backends.cpu import abi
 from headrace.backends.cpu.backend import CpuBackend, load
@@ -22,7 +21,7 @@ def small(cp: Checkpoint | None = None, dtype: str = "float32", isa: str | None 
 def changed(name: str, value: Tensor | None) -> Checkpoint:
     cp = checkpoint(BASE)
     tensors = {k: v for k, v in cp.tensors.items() if k != name}
-    return dataclasses.replace(cp, tensors=tensors if value is None else {**tensors, name: value})
+    return replace(cp, tensors=tensors if value is None else {**tensors, name: value})
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -66,7 +65,7 @@ def test_settings() -> None:
     with pytest.raises(ConfigError, match="avx1024"):
         small(isa="avx1024")
     with pytest.raises(HeadraceError, match="head_dim"):
-        small(checkpoint(dataclasses.replace(BASE, head_dim=1024, num_heads=1, num_kv_heads=1)))
+        small(checkpoint(replace(BASE, head_dim=1024, num_heads=1, num_kv_heads=1)))
 
 
 def test_plans_out_of_range() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from headrace.backends.cpu.backend import CpuBackend, load
 from headrace.errors import ConfigError, ModelFileError
@@ -114,7 +114,7 @@ def test_a_fault_stays_in_its_row(integers: Make) -> None:
     raw = np.frombuffer(cp.tensors["embedding"].data, np.uint8).copy().reshape(SMALL.vocab_size, -1, 34)
     raw[5, :, :2] = np.float16(60000.0).reshape(1).view(np.uint8)
     norm = Tensor(DType.F32, (96,), memoryview(np.full(96, 3e38, np.float32).tobytes()))
-    tensors = {**cp.tensors, "embedding": replace(cp.tensors["embedding"], data=memoryview(raw.tobytes()))}
+    tensors = {**cp.tensors, "embedding": replace(cp.tensors["embedding"], source=memoryview(raw.tobytes()))}
     broken = replace(cp, tensors={**tensors, "layers.1.ffn_norm": norm})
     results = integers(broken).run(Plan((PlanRow(0, (5,), 0, (0,), GREEDY),))).rows
     assert results[0].error is not None
@@ -130,7 +130,7 @@ def test_zero_rows_and_weights(integers: Make) -> None:
     """Nothing is divided by nothing."""
     cp, _ = stored_as(SMALL, DType.Q8_0, DType.Q4_0)
     zero = {
-        name: replace(t, data=memoryview(bytes(t.nbytes))) if name.endswith((".o", ".up", "embedding")) else t
+        name: replace(t, source=memoryview(bytes(t.nbytes))) if name.endswith((".o", ".up", "embedding")) else t
         for name, t in cp.tensors.items()
     }
     values = whole(integers(replace(cp, tensors=zero)), SMALL, prompt(SMALL, 9))
@@ -142,7 +142,7 @@ def test_a_scale_that_is_not_finite_is_named(stored: DType) -> None:
     cp, _ = stored_as(WIDE, stored)
     raw = bytearray(cp.tensors["layers.0.up"].data)
     raw[:2] = np.float16(np.inf).tobytes()
-    tensors = {**cp.tensors, "layers.0.up": replace(cp.tensors["layers.0.up"], data=memoryview(bytes(raw)))}
+    tensors = {**cp.tensors, "layers.0.up": replace(cp.tensors["layers.0.up"], source=memoryview(bytes(raw)))}
     with pytest.raises(ModelFileError, match=r"layers\.0\.up has a value that is NaN or infinite"):
         load(
             replace(cp, tensors=tensors),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
+from msgspec.structs import replace
 
 from headrace.types import Plan, PlanRow
 from headrace.weights.spec import Tensor
@@ -47,7 +46,7 @@ def test_a_faulty_row_harms_no_other_then_or_later(make: Loader) -> None:
     """Token 5's embedding overflows: its row ends in an error, and the block that it used serves the next sequence."""
     cp = checkpoint(BASE)
     huge = {"embedding": poisoned(cp.tensors["embedding"], 5, 3e38)}
-    backend = make(dataclasses.replace(cp, tensors={**cp.tensors, **huge}), 8)
+    backend = make(replace(cp, tensors={**cp.tensors, **huge}), 8)
     good = prompt(BASE, 10)
     good = tuple(6 if t == 5 else t for t in good)
     want = backend.run(Plan((PlanRow(0, good, 0, (0,), all_logprobs(BASE)),))).rows[0]

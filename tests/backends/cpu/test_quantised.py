@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Stored
 from gguf.quants import dequantize
+from msgspec.structs import replace
 
 from headrace.backends.cpu import abi
 from headrace.backends.cpu.backend import CpuBackend, load
@@ -107,7 +105,7 @@ def test_extreme_scales_are_exact(make: Loader) -> None:
         halves = np.array([1, 3, 0x3FF, 0x400, 0x7BFF, 0x8000, 0, 0x8001, 0xFBFF, 0x3C01], np.uint16)
         for at in SCALES_AT.get(dtype, (0,)):
             raw[:, at : at + 2] = halves[rng.integers(0, len(halves), (len(raw), 1))].view(np.uint8)
-        kept = {**cp.tensors, down: replace(t, data=memoryview(raw.tobytes()))}
+        kept = {**cp.tensors, down: replace(t, source=memoryview(raw.tobytes()))}
         plain = {**kept, down: expanded(kept[down])}
         same(make, SMALL, replace(cp, tensors=kept), replace(cp, tensors=plain))
 
@@ -122,7 +120,7 @@ def test_a_scale_that_is_not_finite_is_named(stored: DType, name: str) -> None:
             raw = bytearray(cp.tensors[name].data)
             start = len(raw) - BLOCK_LAYOUT[stored][1] + at
             raw[start : start + 2] = np.float16(bad).tobytes()
-            broken = replace(cp.tensors[name], data=memoryview(bytes(raw)))
+            broken = replace(cp.tensors[name], source=memoryview(bytes(raw)))
             with pytest.raises(ModelFileError, match=f"{name} has a value that is NaN or infinite"):
                 load(
                     replace(cp, tensors={**cp.tensors, name: broken}),
@@ -182,7 +180,7 @@ def test_what_cannot_be_quantised_is_refused() -> None:
     cp = checkpoint(BASE)
     large = Tensor(DType.F32, (96, 160), memoryview(np.full((96, 160), 1e9, np.float32).tobytes()))
     with pytest.raises(ModelFileError, match=r"layers\.0\.down"):
-        weights_bytes(dataclasses.replace(cp, tensors={**cp.tensors, "layers.0.down": large}), "int8")
+        weights_bytes(replace(cp, tensors={**cp.tensors, "layers.0.down": large}), "int8")
 
 
 @pytest.mark.parametrize("isa", abi.available_isas())

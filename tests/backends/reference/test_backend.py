@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from headrace.backends import Backend
 from headrace.backends.reference.backend import load
@@ -73,7 +72,7 @@ def test_seeded_choice_is_the_same_in_any_batch(backend: Backend) -> None:
     ]
     together = backend.run(Plan(tuple(rows))).rows
     for row, expected in reversed(list(zip(rows, together, strict=True))):
-        assert backend.run(Plan((dataclasses.replace(row, blocks=[5]),))).rows == [expected]
+        assert backend.run(Plan((replace(row, blocks=[5]),))).rows == [expected]
 
 
 def test_a_chunk_that_ends_no_prompt_gives_no_token(backend: Backend) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import struct
 from array import array
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from headrace.backends.cpu.abi import (
     ALL_BANNED,

@@ -12,7 +12,8 @@ import functools
 import math
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.backends.cpu import abi
 from headrace.errors import ModelFileError
@@ -26,8 +27,7 @@ OUTER = ("embedding", "lm_head")
 _CODES = {dtype: code for code, dtype in enumerate(DType)}
 
 
-@dataclass(frozen=True, slots=True)
-class Scheme:
+class Scheme(Struct, frozen=True):
     """How a model's matrices are stored: ``inner`` those of the layers, ``outer`` the embedding and the head."""
 
     inner: DType

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from headrace.text.formats.scanner import NotThis, Scanner, Sink
 
@@ -12,8 +13,7 @@ Tools = Mapping[str, Mapping[str, Any]]
 """The schemas of the parameters, by the tool's name."""
 
 
-@dataclass(slots=True)
-class CallPiece:
+class CallPiece(Struct):
     """More of call number ``index``; ``name`` is in its first piece only, ``arguments`` join to a JSON text."""
 
     index: int
@@ -21,8 +21,7 @@ class CallPiece:
     arguments: str = ""
 
 
-@dataclass(slots=True)
-class Run:
+class Run(Struct):
     """Reasoning, then text, then calls: what was written in another order is several runs."""
 
     reasoning: str = ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.constraint import CallShape, literal_text
 from headrace.text.formats.gemma_calls import GemmaCalls
@@ -17,8 +18,7 @@ from headrace.text.formats.reader import CallFormat, Reasoning
 from headrace.text.formats.tagged_calls import KeyedCalls, TaggedCalls
 
 
-@dataclass(frozen=True, slots=True)
-class Writing:
+class Writing(Struct, frozen=True):
     """How calls are written where they are forced. ``shape`` makes one of a name and its parameters' schema.
 
     ``trigger`` is what every call begins with, its ``prefix`` included: text before it is free where a constraint lets
@@ -32,8 +32,7 @@ class Writing:
     suffix: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """One way of writing calls."""
 
     name: str

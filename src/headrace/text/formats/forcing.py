@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.constraint import CallShape, Constraint, forced_calls
 from headrace.errors import Unsupported
@@ -16,8 +18,7 @@ from headrace.text.formats.recognition import Format
 _ANYTHING: Schema = {"type": "object"}
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """The tools of one call that may be called: (name, schema of its parameters, whether it is strict)."""
 
     tools: Sequence[tuple[str, Schema, bool]]

@@ -6,7 +6,8 @@ It is passed on as JSON while it comes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.text.formats import json_text
 from headrace.text.formats.calls import Calls
@@ -16,8 +17,7 @@ _MAX_DEPTH = 64
 _BARE_END = re.compile(r"[,\]\}\{\[:\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class GemmaCalls:
+class GemmaCalls(Struct, frozen=True):
     """``quote`` stands on both sides of a string."""
 
     opens: tuple[str, ...]

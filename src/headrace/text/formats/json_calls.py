@@ -7,7 +7,8 @@ Cohere, SmolLM2, and whatever model is told to write its calls so.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.text.formats import json_text
 from headrace.text.formats.calls import Calls
@@ -19,8 +20,7 @@ _ARGUMENTS = ("arguments", "parameters")
 BARE = ("{", "[")
 
 
-@dataclass(frozen=True, slots=True)
-class JsonCalls:
+class JsonCalls(Struct, frozen=True):
     """Calls begin with one of ``opens``, or right with their JSON where that holds `BARE`; ``closes`` may follow."""
 
     opens: tuple[str, ...]
@@ -60,8 +60,7 @@ def json_calls(calls: Calls) -> Parsing[None]:
             return
 
 
-@dataclass(slots=True)
-class _Known:
+class _Known(Struct):
     """What is known so far of a call: its arguments may come before its name."""
 
     name: str = ""

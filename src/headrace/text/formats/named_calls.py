@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.text.formats import json_text
 from headrace.text.formats.calls import Calls
@@ -13,8 +14,7 @@ from headrace.text.formats.scanner import Marks, NotThis, Parsing
 _KIMI_NAME = re.compile(r"(?:functions\.)?(.*?)(?::\d+)?\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class MistralCalls:
+class MistralCalls(Struct, frozen=True):
     """``[TOOL_CALLS]name[ARGS]{…}``, for each call anew; the first generation has ``[TOOL_CALLS] [{…}, {…}]``."""
 
     opens: tuple[str, ...] = ("[TOOL_CALLS]",)
@@ -37,8 +37,7 @@ class MistralCalls:
         yield from _object(calls, name)
 
 
-@dataclass(frozen=True, slots=True)
-class SectionCalls:
+class SectionCalls(Struct, frozen=True):
     """A section of calls, each ``open name separator {…} close``.
 
     DeepSeek V3 and R1 write ``function`` for the name, and after the separator the name on a line of its own and the

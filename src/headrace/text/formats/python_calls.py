@@ -6,7 +6,8 @@ Literals are passed on as JSON while they come. Nothing is ever evaluated.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from headrace.text.formats import json_text
 from headrace.text.formats.calls import Calls
@@ -20,8 +21,7 @@ _IN_STRING = {quote: re.compile(rf"[\\\x00-\x1f{quote}{STAND_INS}]") for quote i
 _ESCAPES = {"'": "'", '"': '\\"', "\\": "\\\\", "n": "\\n", "t": "\\t", "r": "\\r", "b": "\\b", "f": "\\f", "\n": ""}
 
 
-@dataclass(frozen=True, slots=True)
-class PythonCalls:
+class PythonCalls(Struct, frozen=True):
     """Calls begin with one of ``opens``; ``[``, if it is one, belongs to them. ``closes`` may follow."""
 
     opens: tuple[str, ...]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from headrace.text.formats.calls import Calls, Output, Run, SingleCallMade, Spaced, Tools
 from headrace.text.formats.scanner import Marks, NotThis, Parsing, Scanner
@@ -27,8 +28,7 @@ class CallFormat(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Reasoning:
+class Reasoning(Struct, frozen=True):
     """Between which marks a model reasons before it answers. The first of each is what its template writes."""
 
     opens: tuple[str, ...]

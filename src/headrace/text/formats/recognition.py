@@ -7,8 +7,9 @@ trained to write. Where it cannot (some render no calls), its source is searched
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.errors import HeadraceError
 from headrace.text.formats.families import BARE_JSON, FAMILIES, REASONING, SMOLLM2, Family, first_match
@@ -34,8 +35,7 @@ _TOOL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(Struct, frozen=True):
     """How one model takes tools and writes calls and reasoning."""
 
     family: Family

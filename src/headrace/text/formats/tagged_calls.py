@@ -7,8 +7,9 @@ alone: what is a string there is passed on as it comes, anything else when it is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.text.formats import json_text
 from headrace.text.formats.calls import Calls
@@ -18,8 +19,7 @@ from headrace.text.formats.scanner import Marks, NotThis, Parsing, Scanner
 _END = Marks((">", "\n", "<"))
 
 
-@dataclass(frozen=True, slots=True)
-class TaggedCalls:
+class TaggedCalls(Struct, frozen=True):
     """Qwen3-Coder's tags; where JSON follows the opening mark, it is Hermes' format."""
 
     opens: tuple[str, ...] = ("<tool_call>", "<function=")
@@ -51,8 +51,7 @@ class TaggedCalls:
         yield from scanner.closing(*self.closes)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedCalls:
+class KeyedCalls(Struct, frozen=True):
     """GLM's: ``<tool_call>f`` and then pairs of ``<arg_key>a</arg_key><arg_value>…</arg_value>``."""
 
     opens: tuple[str, ...] = ("<tool_call>",)

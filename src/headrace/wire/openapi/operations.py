@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 SSE, NDJSON = "text/event-stream", "application/x-ndjson"
 TEXT, METRICS = "text/plain", "text/plain; version=0.0.4"
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """``body`` and ``answer`` name schemas; ``stream`` is the media type of an answer that comes piece by piece,
     ``media`` of one that comes whole."""
 
