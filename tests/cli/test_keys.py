@@ -1,5 +1,8 @@
 """``headrace keys`` writes what the server reads, and keeps no secret."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from headrace.access import Keyring, Limits, Scope, parse_keys
@@ -46,3 +49,27 @@ def test_wrong_calls(tmp_path: Path) -> None:
     file.write_text("nonsense")
     assert "line 1" in command("keys", "create", "b", *words).err
     assert file.read_text() == "nonsense"
+
+
+def test_a_file_stays_whose_it_was(tmp_path: Path) -> None:
+    """A server of another user reads it on, through a link too; a comment in any script survives any locale."""
+    file, link = tmp_path / "keys.txt", tmp_path / "link.txt"
+    words = ["--file", str(link)]
+    link.symlink_to(file)
+    assert command("keys", "create", "a", *words).code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+    before = file.stat()
+    file.write_text(file.read_text() + "# Zoë's\n", encoding="utf-8")
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    create = [sys.executable, "-m", "headrace", "keys", "create", "b", *words]
+    subprocess.run(create, check=True, capture_output=True, env=plain)
+    assert command("keys", "revoke", "a", *words).code == 0
+    after = file.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert [key.name for key in parse_keys(file.read_text("utf-8"))] == ["b"]
+    assert "# Zoë's" in file.read_text("utf-8")
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [file, link]

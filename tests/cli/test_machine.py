@@ -1,6 +1,8 @@
 import logging
 from pathlib import Path
 
+import pytest
+
 from headrace.cli.logs import OneLine
 from headrace.cli.machine import available_memory
 from headrace.cli.phases import Phases
@@ -35,6 +37,32 @@ def test_an_old_container_too(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemAvailable:  500 kB\n")
     assert available_memory(meminfo, tmp_path / "cgroup") == 301  # the first of the two counts: not less than is safe
+
+
+@pytest.mark.parametrize(
+    ("own", "folder", "limit", "used"),
+    [
+        ("0::/a.slice/b.service", "", "memory.max", "memory.current"),
+        ("3:cpu:/x\n2:hugetlb,memory:/a.slice/b.service", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+def test_the_smallest_limit_of_the_groups_around_counts(
+    tmp_path: Path, own: str, folder: str, limit: str, used: str
+) -> None:
+    meminfo, mine = tmp_path / "meminfo", tmp_path / "own"
+    meminfo.write_text("MemAvailable:  500 kB\n")
+    mine.write_text(f"{own}\n")
+    outer = tmp_path / "cgroup" / folder / "a.slice"
+    inner = outer / "b.service"
+    inner.mkdir(parents=True)
+    for place, most, taken in ((outer, 9000, 1000), (inner, 7000, 500)):
+        (place / limit).write_text(f"{most}\n")
+        (place / used).write_text(f"{taken}\n")
+    assert available_memory(meminfo, tmp_path / "cgroup", mine) == 6500
+    (inner / limit).write_text("max\n")
+    assert available_memory(meminfo, tmp_path / "cgroup", mine) == 8000
+    mine.write_text("0::/../..\n\n4:memory:/elsewhere\n")
+    assert available_memory(meminfo, tmp_path / "cgroup", mine) == 500 * 1024
 
 
 def test_this_machine_has_memory() -> None:

@@ -183,7 +183,10 @@ def test_a_long_hostile_message_takes_linear_time(smollm2: TextSource, smollm2_t
     seconds = []
     for size in (2_000, 16_000):
         messages: list[Any] = chat("<|im_start|>" * size)
-        begin = time.thread_time()
-        encode_chat(smollm2_tokenizer, found, messages)
-        seconds.append(time.thread_time() - begin)
+        tries = []
+        for _ in range(2):
+            begin = time.thread_time()
+            encode_chat(smollm2_tokenizer, found, messages)
+            tries.append(time.thread_time() - begin)
+        seconds.append(min(tries))
     assert seconds[1] < 24 * seconds[0] + 0.05

@@ -231,6 +231,7 @@ def _json(**changes: Any) -> str:
             UnsupportedModel,
             "exponential",
         ),
+        (_json(model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[]), ModelFileError, "no tokens"),
     ],
 )
 def test_bad_tokenizer_files(text: str, error: type[Exception], words: str, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,10 +118,21 @@ def _lines(file: Path, *, must_exist: bool) -> list[str]:
 
 
 def _write(file: Path, lines: Sequence[str]) -> None:
-    """All at once: a server that reads it in between sees the old file or the new one. For its owner's eyes only."""
+    """All at once: a server that reads it in between sees the old file or the new one. A new file is for its owner's
+    eyes only; another stays whose it was, or the server that has to hear of a revoked key could not read it."""
+    target = file.resolve()
     try:
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", delete=False) as fresh:
-            fresh.write("".join(f"{line}\n" for line in lines))
-        Path(fresh.name).replace(file)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        fresh = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                out.write("".join(f"{line}\n" for line in lines))
+            if target.exists():
+                old = target.stat()
+                os.chown(fresh, old.st_uid, old.st_gid)
+                fresh.chmod(stat.S_IMODE(old.st_mode))
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"keys: cannot write {file}: {error.strerror}") from None

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-_CGROUP_FILES = (
-    ("memory.max", "memory.current", "memory.stat"),  # cgroup v2
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),  # v1
-)
+_CGROUP_FILES = {
+    "": ("memory.max", "memory.current"),  # cgroup v2
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),  # v1
+}
+"""Limit and use, by the controller's name in /proc/self/cgroup, which is its folder's name too."""
 
 
-def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def available_memory(
+    meminfo: Path = Path("/proc/meminfo"),
+    cgroup: Path = Path("/sys/fs/cgroup"),
+    own: Path = Path("/proc/self/cgroup"),
+) -> int:
     """Bytes that can still be taken without swapping or being killed. Page cache counts as free: it gives way."""
     free = _machine(meminfo)
-    for limit, used, stat in _CGROUP_FILES:
-        found = _number(cgroup / limit)
-        if found is not None:
-            free = min(free, found - (_number(cgroup / used) or 0) + _cache(cgroup / stat))
+    for controller, (limit, used) in _CGROUP_FILES.items():
+        for folder in _groups(controller, cgroup / controller, own):
+            found = _number(folder / limit)
+            if found is not None:
+                free = min(free, found - (_number(folder / used) or 0) + _cache(folder / "memory.stat"))
     return max(free, 0)
+
+
+def _groups(controller: str, root: Path, own: Path) -> Iterator[Path]:
+    """The group that this process is in and those around it: each has a limit of its own. What a container cannot
+    see of them is not there."""
+    yield root
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controller in controllers.split(",") and ".." not in path:
+            parts = path.strip("/").split("/")
+            yield from (root.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1))
 
 
 def _machine(meminfo: Path) -> int:

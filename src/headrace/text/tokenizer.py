@@ -78,13 +78,15 @@ class Tokenizer:
         ``duplicates`` are texts of ids that the library cannot name.
 
         Raises:
-            ModelFileError: BOS is to go first but is not named, or an id lies outside the vocabulary.
+            ModelFileError: there are no tokens, or BOS is to go first but is not named.
             UnsupportedModel: the decoder is neither byte-level nor SentencePiece's.
         """
         core.no_truncation()  # A tokenizer.json may ask for either: prompts are never cut or padded silently.
         core.no_padding()
         self._core = core
         self.vocab_size: int = core.get_vocab_size(with_added_tokens=True) + len(duplicates or ())
+        if not self.vocab_size:
+            raise ModelFileError("the tokenizer has no tokens")
         self._decoder = _parts(core.decoder)
         for part in (core.normalizer, core.pre_tokenizer, core.decoder):
             refuse_costly_expressions(_state(part))

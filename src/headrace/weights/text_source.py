@@ -41,7 +41,7 @@ def text_from_dir(folder: Path, config: Mapping[str, Any]) -> TextSource:
     inner = config.get("text_config")
     configs = [generation, config, *([inner] if isinstance(inner, Mapping) else [])]
     where = str(folder)
-    bos = next((c["bos_token_id"] for c in configs if isinstance(c.get("bos_token_id"), int)), None)
+    bos = next((c["bos_token_id"] for c in configs if _is_id(c.get("bos_token_id"))), None)
     return TextSource(
         tokenizer_json=str(tokenizer),
         chat_templates=_templates(folder, settings),
@@ -100,9 +100,13 @@ def _ids(value: object, where: str, name: str) -> frozenset[int]:
     if value is None:
         return frozenset()
     items = value if isinstance(value, list) else [value]
-    if not all(type(i) is int and 0 <= i < MAX_TOKEN_ID for i in items):
+    if not all(map(_is_id, items)):
         raise ModelFileError(f"{where}: {name} must be a token id or a list of token ids")
     return frozenset(items)
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < MAX_TOKEN_ID
 
 
 def _sampling(fields: Fields) -> dict[str, float]:
