@@ -132,8 +132,8 @@ def contestants(model: str, peers: Path | None, isa: str | None = None, *, share
         headrace(models / f"{stem}-bf16", "bf16", *bounded),
         headrace(models / f"{stem}-Q8_0.gguf", "int8", *bounded),
         headrace(models / f"{stem}-Q4_0.gguf", "int4", *bounded),
-        llama(peers, models / f"{stem}-bf16.gguf", "bf16", build, most_users=4),
-        llama(peers, models / f"{stem}-Q8_0.gguf", "int8", build),
+        llama(peers, models / f"{stem}-bf16.gguf", "bf16", build, most_users=128 if isa else 4),
+        llama(peers, models / f"{stem}-Q8_0.gguf", "int8", build, most_users=128 if isa else 16),
         llama(peers, models / f"{stem}-Q4_0.gguf", "int4", build),
     ]
     caching = ("--prefix-caching",) if shared else ()
