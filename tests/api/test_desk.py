@@ -1,16 +1,18 @@
 """The desk and its replies on an event loop of their own, the clock in the test's hand."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 
 from headrace.api.admission import admit
+from headrace.api.answers import whole_answer
 from headrace.api.callers import ANYONE
-from headrace.api.choice import Choice
+from headrace.api.choice import Choice, VectorChoice
 from headrace.api.desk import Desk
 from headrace.api.lifecycle import Lifecycle, Phase, drain
 from headrace.api.reply import Reply
@@ -18,11 +20,12 @@ from headrace.api.settings import ServerSettings
 from headrace.errors import DeadlineExceeded, Draining, EngineError, InvalidRequest, QueueFull
 from headrace.metrics import Recorder
 from headrace.types import FinishReason, TokenEvent
-from headrace.wire.chunks import CompletionWriter
-from headrace.wire.deltas import Head
+from headrace.wire.chunks import CompletionWriter, NoStream
+from headrace.wire.deltas import Delta, Head, Usage
+from headrace.wire.fold import Choice as Folded
 from headrace.wire.fold import completion_document
 from headrace.wire.openai_requests import parse_chat, parse_completion
-from tests.api.fakes import EOS, FakeEngine, served
+from tests.api.fakes import EOS, ByteWords, FakeEngine, served
 
 Test = Callable[[], Coroutine[Any, Any, None]]
 
@@ -144,6 +147,39 @@ def test_drain_walks_through_its_phases() -> None:
         ]
         assert isinstance(reply.error, Draining)
         assert not engine.running
+
+    run(test)
+
+
+def test_long_bad_words_and_long_embeddings_leave_the_event_loop() -> None:
+    """As long prompts do: a call of 4 MB must not hold up the streams of all others."""
+
+    async def test() -> None:
+        seen: list[bool] = []
+
+        class Watched(ByteWords):
+            def encode(self, text: str, add_special: bool) -> Sequence[int]:
+                if text != "hi":
+                    seen.append(threading.current_thread() is loop)
+                return super().encode(text, add_special)
+
+        def document(choices: list[Folded], usage: Usage) -> dict[str, int]:
+            seen.append(threading.current_thread() is loop)
+            return {"vectors": len(choices)}
+
+        loop, model = threading.current_thread(), served(words=Watched())
+        for words in (["a"], ["a" * 60] * 40):
+            call = parse_completion({"prompt": "hi", "bad_words": words}, model.limits, {})
+            (one,) = await admit(call, model, "id", ANYONE, 10.0, None)
+        assert seen == [True] * 2 + [False] * 80
+        seen.clear()
+        for width in (8, 1024):
+            writer = NoStream(Head("embd-1", 1, "tiny", "f"), call)
+            made = Reply([one.request], [VectorChoice(0), VectorChoice(1)], call.style, writer, document)
+            for index, folded in enumerate(made._folded):
+                folded.add(Delta(index, embedding=(0.5,) * width))
+            assert (await whole_answer(made))[0] == b'{"vectors":2}'
+        assert seen == [True, False]
 
     run(test)
 

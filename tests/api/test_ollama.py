@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from headrace.api import Model, ServerSettings, constant, host
 from headrace.api.cards import Card
-from headrace.errors import InvalidRequest, ModelNotFound
+from headrace.errors import InvalidRequest, ModelFileError, ModelNotFound
 from headrace.metrics import Recorder
 from tests.api.conftest import Start
 from tests.api.fakes import EOS, TEXT, FakeEngine, served, wait_until
@@ -100,6 +100,7 @@ def test_num_ctx_is_a_limit_and_nothing_is_cut(start: Start) -> None:
 
 def test_load_and_unload(start: Start) -> None:
     server = start(FakeEngine(pace=0.0005))
+    server.app.models.slots[0].seat.resident.pinned = False
     client = client_of(server.url)
     assert client.generate("tiny").done_reason == "load"
     assert client.chat("tiny").done_reason == "load"
@@ -112,6 +113,14 @@ def test_load_and_unload(start: Start) -> None:
     assert [model.model for model in client.ps().models] == ["tiny"], "a call that is refused unloads nothing"
     client.chat("tiny", [{"role": "user", "content": "hi"}], keep_alive=0)
     wait_until(lambda: not client.ps().models)
+
+
+def test_no_call_sends_a_pinned_model_away(start: Start) -> None:
+    client = client_of(start(FakeEngine(pace=0.0005)).url)
+    assert client.generate("tiny", keep_alive=0).done_reason == "load"
+    assert client.chat("tiny", keep_alive=0).done_reason == "load"
+    assert client.generate("tiny", "hi", keep_alive=0).response == TEXT
+    assert [model.model for model in client.ps().models] == ["tiny"]
 
 
 def test_errors(start: Start) -> None:
@@ -139,6 +148,20 @@ def test_what_is_known_of_models(start: Start) -> None:
     (running,) = client.ps().models
     assert (running.context_length, running.details.family) == (512, "llama")
     assert running.expires_at.year > 2100
+
+
+def test_a_model_whose_files_cannot_be_read_hides_no_other(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    def gone() -> Card:
+        raise ModelFileError("model.gguf: truncated at the version")
+
+    server = start(FakeEngine(), card=gone)
+    server.app.models.add(another("whole"))
+    client = client_of(server.url)
+    assert [model.model for model in client.list().models] == ["whole"]
+    assert [model.model for model in client.ps().models] == ["tiny"], "it is in memory all the same"
+    assert caplog.text.count("tiny: its files cannot be read: model.gguf: truncated at the version") == 2
+    with pytest.raises(ollama.ResponseError, match="truncated"):
+        client.show("tiny")
 
 
 def test_ps_tells_what_a_model_takes_now(start: Start) -> None:
@@ -173,6 +196,30 @@ def test_the_shelf(start: Start) -> None:
     with pytest.raises(ollama.ResponseError, match="model 'none' not found"):
         client.delete("none")
     assert shelf.done == [("pull", "some"), ("pull", "some"), ("copy", "tiny", "mine"), ("remove", "mine")]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("POST", "/api/pull", {"model": "some", "quantize": "q4_0"}, "quantize"),
+        ("POST", "/api/pull", {"model": "some", "insecure": True}, "insecure"),
+        ("POST", "/api/pull", {"model": "some", "username": "me", "password": ""}, "username"),
+        ("POST", "/api/copy", {"source": "tiny", "destination": "mine", "force": True}, "force"),
+        ("POST", "/api/copy", {"source": "tiny", "name": "mine"}, "name"),
+        ("POST", "/api/copy", {"source": "tiny"}, "destination"),
+        ("DELETE", "/api/delete", {"model": "mine", "force": True}, "force"),
+    ],
+)
+def test_what_the_disk_is_not_asked_for(start: Start, method: str, path: str, body: dict[str, Any], field: str) -> None:
+    shelf = FakeShelf()
+    answer = httpx.request(method, start(FakeEngine(), shelf=shelf).url + path, json=body)
+    assert (answer.status_code, field in answer.json()["error"], shelf.done) == (400, True, [])
+
+
+def test_what_ollamas_own_client_always_sends_is_taken(start: Start) -> None:
+    body = {"name": "some", "insecure": False, "username": "", "password": "", "stream": False}
+    answer = httpx.post(start(FakeEngine(), shelf=FakeShelf()).url + "/api/pull", json=body)
+    assert answer.json() == {"status": "success"}
 
 
 def test_without_a_shelf_nothing_on_the_disk_changes(start: Start) -> None:

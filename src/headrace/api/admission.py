@@ -41,7 +41,7 @@ async def admit(
     """
     _refuse_hopeless(call.content, served)
     prompts = await encode(call.content, served.words)
-    banned = _bad_words(call.bad_words, served.words)
+    banned = await _banned(call.bad_words, served.words)
     constraint = served.words.constraint_of(call.content, call.constraint, prompts[0])
     grammar = None if constraint is None else await served.words.constrain(constraint)
     timeouts = [limit for limit in (call.timeout, request_timeout) if limit is not None]
@@ -162,6 +162,12 @@ def _echo(content: Prompts | Conversation, index: int, prompt: tuple[int, ...], 
         return None
     item = content.items[index]
     return item if isinstance(item, str) else words.decode(prompt)
+
+
+async def _banned(bad: Sequence[str], words: Words) -> tuple[tuple[int, ...], ...]:
+    if sum(map(len, bad)) >= LONG_TEXT:
+        return await asyncio.to_thread(_bad_words, bad, words)
+    return _bad_words(bad, words)
 
 
 def _bad_words(bad: Sequence[str], words: Words) -> tuple[tuple[int, ...], ...]:

@@ -13,16 +13,19 @@ from headrace.api.admission import Admitted, admit
 from headrace.api.callers import caller_of
 from headrace.api.choice import Choice, VectorChoice
 from headrace.api.desk import Desk
-from headrace.api.exchange import Header, read_json, respond_json
+from headrace.api.exchange import JSON, Header, read_json, respond
 from headrace.api.hosting import Models
 from headrace.api.ports import Receive, Scope, Send
 from headrace.api.reply import Reply
 from headrace.api.settings import Served, ServerSettings
 from headrace.wire.calls import Call
+from headrace.wire.chunks import to_json
 from headrace.wire.deltas import Head
 from headrace.wire.dialects import Dialect, asked_timeout
 
 Write = Callable[[bytes], bool]
+LONG_ANSWER = 2048
+"""Numbers of embeddings from which writing them leaves the event loop for a thread: about a millisecond's work."""
 
 
 class Answerer:
@@ -121,8 +124,18 @@ async def _deliver(reply: Reply, send: Send, write: Write | None, stream_headers
     if reply.style.stream:
         await _stream(reply, send, write, stream_headers)
     else:
+        body, headers = await whole_answer(reply)
+        await respond(send, 200, body, [*JSON, *headers])
+
+
+async def whole_answer(reply: Reply) -> tuple[bytes, Sequence[Header]]:
+    """The body of an answer that is not streamed, and its headers; a long one is written on a thread."""
+
+    def write() -> tuple[bytes, Sequence[Header]]:
         document, headers = reply.document()
-        await respond_json(send, document, 200, headers)
+        return to_json(document).encode("utf-8", "replace"), headers
+
+    return await asyncio.to_thread(write) if reply.numbers >= LONG_ANSWER else write()
 
 
 async def _stream(reply: Reply, send: Send, write: Write | None, headers: Sequence[Header]) -> None:

@@ -227,6 +227,10 @@ class Models:
         self._residents.books.retire(self.find(name).seat.resident)
         self._residents.advance()
 
+    def pinned(self, name: str | None) -> bool:
+        """Whether the operator wants the model in memory at all times."""
+        return self.find(name).seat.resident.pinned
+
     def keep_alive(self, name: str | None, seconds: float | None) -> None:
         """How long a model stays after its last use, from now on; None for as long as there is room."""
         self.find(name).seat.resident.keep_alive = seconds

@@ -27,7 +27,7 @@ _ANY_MODEL = Limits(max_model_len=1 << 31, vocab_size=1 << 31)
 
 class TextRoute:
     """A route with a ``prompt``, a field of that name. Without it the model is loaded; with ``keep_alive`` 0, unloaded.
-    A call that is refused changes nothing of how long the model stays.
+    A call that is refused changes nothing of how long the model stays, and none sends away a model that is pinned.
 
     ``empty`` is the answer then: of the model's name, and whether it was unloaded.
     """
@@ -69,18 +69,19 @@ class TextRoute:
         receive: Receive,
         send: Send,
     ) -> None:
-        self._models.find(model)
+        leaves = stay == 0 and not self._models.pinned(model)
         stand_in = [{"role": "user", "content": "."}] if self._prompt == "messages" else "."
         self._dialect.parse({**body, self._prompt: stand_in}, _ANY_MODEL, {})  # for its refusals
-        if stay != 0:
+        if not leaves:
             await self._models.load(model, deadline, receive)
         self._keep(model, stay)
-        await respond_json(send, self._empty(model, stay == 0))
+        await respond_json(send, self._empty(model, leaves))
 
     def _keep(self, model: str, stay: float | None) -> None:
         """0 sends it away now, and says nothing of the next time."""
         if stay == 0:
-            self._models.unload(model)
+            if not self._models.pinned(model):
+                self._models.unload(model)
         elif stay is not None:
             self._models.keep_alive(model, stay if stay > 0 else None)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from headrace import __version__
-from headrace.api.cards import Card
+from headrace.api.cards import Card, unknown
 from headrace.api.exchange import ClientGone, read_json, respond, respond_json
 from headrace.api.hosting import Models, Slot
 from headrace.api.ports import Receive, Scope, Send
@@ -19,10 +20,10 @@ from headrace.api.settings import ServerSettings
 from headrace.api.shelf import Shelf
 from headrace.errors import Forbidden, HeadraceError, ModelNotFound
 from headrace.wire.chunks import to_json
-from headrace.wire.fields import Fields
-from headrace.wire.limits import MAX_NAME_CHARS
 from headrace.wire.ollama import ERRORS, LINES
-from headrace.wire.ollama_requests import asked_model, shown_model
+from headrace.wire.ollama_requests import copied_names, deleted_model, parse_pull, shown_model
+
+log = logging.getLogger("headrace.api")
 
 API_VERSION = "0.13.0"
 """The version of Ollama whose routes these are: clients look at it before they use what is newer."""
@@ -44,10 +45,12 @@ class ModelRoutes:
         await respond_json(send, {"version": f"{API_VERSION}+headrace.{__version__}"})
 
     async def tags(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """``/api/tags``: every model that may be asked for."""
+        """``/api/tags``: every model that may be asked for, and whose files can be read."""
         listed = []
         for slot in self._models.slots:
-            card = await _card(slot)
+            card = await _readable(slot)
+            if card is None:
+                continue
             listed.append(
                 {
                     "name": slot.name,
@@ -67,7 +70,7 @@ class ModelRoutes:
         await respond_json(send, {"models": [await self._running(slot) for slot in loaded]})
 
     async def _running(self, slot: Slot) -> dict[str, Any]:
-        seat, card = slot.seat, await _card(slot)
+        seat, card = slot.seat, await _readable(slot) or unknown()
         loaded = seat.loaded
         expires = seat.resident.expires
         left = _FOREVER if expires is None else timedelta(seconds=expires - time.monotonic())
@@ -103,15 +106,15 @@ class ModelRoutes:
 
     async def copy(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/api/copy``: a second name for a model."""
-        fields, shelf = Fields(await self._body(scope, receive)), self._writable()
-        names = [fields.text(name, MAX_NAME_CHARS) or "" for name in ("source", "destination")]
-        self._models.add(await on_thread(lambda: shelf.copy(*names)))
+        body = await self._body(scope, receive)
+        shelf, (source, destination) = self._writable(), copied_names(body)
+        self._models.add(await on_thread(lambda: shelf.copy(source, destination)))
         await respond(send, 200, b"", ())
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/api/delete``: a model leaves the disk."""
         body = await self._body(scope, receive)
-        shelf, name = self._writable(), asked_model(body)
+        shelf, name = self._writable(), deleted_model(body)
         await on_thread(lambda: shelf.remove(name))
         with contextlib.suppress(ModelNotFound):
             self._models.remove(name)
@@ -121,11 +124,11 @@ class ModelRoutes:
         """``/api/pull``: fetch a model, with a line for every step unless ``stream`` is false. A client that leaves
         ends it; the next pull goes on with what `Store.pull` kept."""
         body = await self._body(scope, receive)
-        shelf, name = self._writable(), asked_model(body)
+        shelf, (name, stream) = self._writable(), parse_pull(body)
         pull = _Pull(shelf, self._models, name)
         watcher = asyncio.create_task(_until_gone(receive, pull))
         try:
-            if Fields(body).boolean("stream", True):
+            if stream:
                 await _stream(pull, send)
             else:
                 async for _ in pull.lines():
@@ -206,6 +209,15 @@ async def _until_gone(receive: Receive, pull: _Pull) -> None:
 
 async def _card(slot: Slot) -> Card:
     return await asyncio.to_thread(slot.seat.version.card)
+
+
+async def _readable(slot: Slot) -> Card | None:
+    """None where its files cannot be read any more, which the log tells: no reason to list none of the others."""
+    try:
+        return await _card(slot)
+    except (HeadraceError, OSError) as error:
+        log.warning("%s: its files cannot be read: %s", slot.name, error)
+        return None
 
 
 def _details(card: Card) -> dict[str, Any]:

@@ -221,6 +221,11 @@ class Reply:
             over = False
         return b"".join(parts), over
 
+    @property
+    def numbers(self) -> int:
+        """Of all embeddings in it."""
+        return sum(len(choice.embedding) for choice in self._folded)
+
     def document(self) -> tuple[Any, Sequence[tuple[bytes, bytes]]]:
         """The whole answer, once it is complete, and the response headers that it brings."""
         usage = self._final_usage()

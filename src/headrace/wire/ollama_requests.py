@@ -25,7 +25,10 @@ EFFORTS = ("low", "medium", "high", "max")
 _COMMON = frozenset(
     {"model", "format", "keep_alive", "options", "stream", "think", "truncate", "shift", "logprobs", "top_logprobs"}
 )
-_SHOW = frozenset({"model", "name", "verbose"})
+_NAMES = frozenset({"model", "name"})
+_SHOW = _NAMES | {"verbose"}
+_PULL = _NAMES | {"stream", "insecure", "username", "password"}
+_COPY = frozenset({"source", "destination"})
 GENERATE_FIELDS = _COMMON | {
     "prompt", "suffix", "system", "template", "context", "raw", "images", "width", "height", "steps",
 }  # fmt: skip
@@ -92,13 +95,52 @@ def shown_model(body: Mapping[str, Any]) -> str:
     return asked_model(body)
 
 
+def parse_pull(body: Mapping[str, Any]) -> tuple[str, bool]:
+    """The body of ``POST /api/pull``: the model, and whether its progress is told.
+
+    Raises:
+        InvalidRequest, Unsupported: a field is not known, or asks for what is not done.
+    """
+    _known(body, _PULL)
+    fields = Fields(body)
+    for name in ("insecure", "username", "password"):  # Ollama's own client always sends them
+        if fields.raw(name) not in (None, False, ""):
+            raise Unsupported(f"{name} is not supported: models come over HTTPS, as the server is configured", name)
+    return asked_model(body), fields.boolean("stream", True)
+
+
+def copied_names(body: Mapping[str, Any]) -> tuple[str, str]:
+    """The body of ``POST /api/copy``: a model, and the name that it gets beside its own.
+
+    Raises:
+        InvalidRequest: a field is not known, or one of the two is missing.
+    """
+    _known(body, _COPY)
+    fields = Fields(body)
+    source, destination = (fields.text(name, MAX_NAME_CHARS) for name in ("source", "destination"))
+    if not source or not destination:
+        missing = "destination" if source else "source"
+        raise InvalidRequest(f"{missing} is required", missing)
+    return source, destination
+
+
+def deleted_model(body: Mapping[str, Any]) -> str:
+    """The body of ``DELETE /api/delete``.
+
+    Raises:
+        InvalidRequest: a field is not known.
+    """
+    _known(body, _NAMES)
+    return asked_model(body)
+
+
 def parse_generate(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, float]) -> Call:
     """The body of ``POST /api/generate``.
 
     Raises:
         InvalidRequest, Unsupported: naming the field, the limit and the fix.
     """
-    _known(body, GENERATE_FIELDS)
+    _known(body, GENERATE_FIELDS | _NAMES)
     fields = Fields(body)
     for name in ("suffix", "template"):
         if fields.raw(name) not in (None, ""):
@@ -127,7 +169,7 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, defaults: Mapping[str, f
     Raises:
         InvalidRequest, Unsupported: naming the field, the limit and the fix.
     """
-    _known(body, CHAT_FIELDS)
+    _known(body, CHAT_FIELDS | _NAMES)
     fields = Fields(body)
     conversation = Conversation(
         _messages(fields, limits), tools=parse_tools(fields.raw("tools"), limits), **_thinking(fields)
@@ -212,5 +254,5 @@ def _refuse_images(body: Mapping[str, Any], name: str) -> None:
 
 def _known(body: Mapping[str, Any], names: frozenset[str]) -> None:
     for name in body:
-        if name not in names and name != "name":
+        if name not in names:
             raise InvalidRequest(f"unknown field {shown(name)}", name[:64].encode("utf-8", "replace").decode())

@@ -70,7 +70,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/api/ps"): Operation("Models in memory (Ollama)", error="OllamaError"),
     ("GET", "/api/version"): Operation("The version of Ollama's interface that is spoken", error="OllamaError"),
     ("POST", "/api/show"): Operation("Describe one model (Ollama)", "OllamaName", error="OllamaError"),
-    ("POST", "/api/pull"): Operation("Fetch a model (Ollama)", "OllamaName", None, NDJSON, error="OllamaError"),
+    ("POST", "/api/pull"): Operation("Fetch a model (Ollama)", "OllamaPull", None, NDJSON, error="OllamaError"),
     ("POST", "/api/copy"): Operation("A second name for a model (Ollama)", "OllamaCopy", error="OllamaError"),
     ("POST", "/v1/messages"): Operation(
         "Answer a chat (Anthropic)", "Messages", "MessagesAnswer", SSE, error="AnthropicError"

@@ -99,7 +99,13 @@ _OLLAMA_TEXT: Mapping[str, Schema] = {
     **{name: {"enum": [""], "description": "refused otherwise"} for name in ("suffix", "template")},
     **{name: {"enum": [0], "description": "no images are made"} for name in ("width", "height", "steps")},
 }
-_NAMED = either(fields({"model": MODEL}, ("model",)), fields({"name": MODEL}, ("name",)))
+_NAMES = (fields({"model": MODEL}, ("model",)), fields({"name": MODEL}, ("name",)))
+_NAMED = either(*_NAMES)
+_PULL: Mapping[str, Schema] = {
+    "stream": TRUE_OR_FALSE,
+    "insecure": {"enum": [False], "description": "models come over HTTPS"},
+    **{name: {"enum": [""], "description": "refused otherwise"} for name in ("username", "password")},
+}
 BODIES: Mapping[str, Schema] = {
     "TgiGenerate": fields({"inputs": text(least=1), "parameters": _PARAMETERS, "stream": TRUE_OR_FALSE}, ("inputs",)),
     "OllamaGenerate": fields({name: _OLLAMA_TEXT[name] for name in sorted(GENERATE_FIELDS)}, ("model",)),
@@ -119,8 +125,9 @@ BODIES: Mapping[str, Schema] = {
         {"model": MODEL, "options": _OPTIONS, "keep_alive": _KEEP, "prompt": text()}, ("model",)
     ),
     "OllamaName": _NAMED,
+    "OllamaPull": either(*({**each, "properties": {**each["properties"], **_PULL}} for each in _NAMES)),
     "AdminAction": fields({"action": one_of_words("load", "unload", "reload")}, ("action",)),
-    "OllamaCopy": fields({"source": MODEL, "destination": _NAME}),
+    "OllamaCopy": fields({"source": MODEL, "destination": _NAME}, ("source", "destination")),
 }
 ANSWERS: Mapping[str, Schema] = {
     "TgiAnswer": either(answer({"generated_text": text()}), items(answer({"generated_text": text()}))),
