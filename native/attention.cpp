@@ -25,7 +25,12 @@ void Step::write_kv_phase(Walk& w, int layer) {
   const long some = 16;
   for (long u; (u = claim(w, (tokens_ + some - 1) / some)) >= 0;)
     for (int head = 0; head < spec_.kv_heads; head++)
-      for (long t = u * some; t < std::min(tokens_, (u + 1) * some); t++) write_kv(w, layer, (int)t, head);
+      for (long t = u * some; t < std::min(tokens_, (u + 1) * some); t++) {
+        const float* k = s_.qkv + std::min(tokens_ - 1, t + some) * s_.qkv_ld + spec_.q_columns() + (long)head * spec_.head_dim;
+        prefetch(k, spec_.head_dim);
+        prefetch(k + spec_.kv_columns(), spec_.head_dim);
+        write_kv(w, layer, (int)t, head);
+      }
   end_phase(w);
 }
 
@@ -60,6 +65,10 @@ void Step::attend(Walk& w, int layer, const AttentionUnit& unit) {
     const int split = position_[t] / kSplit;
     if (!kv_phase_ && split >= unit.first_split && split < unit.end_split) write_kv(w, layer, t, kv_head);
   }
+  // The queries of the run's next tile, which may have left the caches since they were computed.
+  const int after = tile.token + tile.tokens, end_next = std::min(after + tile.tokens, row.first_token + row.num_tokens);
+  for (int t = after; t < end_next; t++)
+    prefetch(s_.qkv + t * s_.qkv_ld + ((long)kv_head * spec_.group() + tile.first_head) * dim, (long)tile.heads * dim);
 
   const int begin = low[0] / kChunk * kChunk, end = high[rows - 1];
   AttentionCall call;

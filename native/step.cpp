@@ -100,7 +100,10 @@ const char* Step::normed(Walk& w, const float* weight, const Matrix& m) {
   }
   const long some = 8;
   for (long u; (u = claim(w, (tokens_ + some - 1) / some)) >= 0;)
-    for (long t = u * some; t < std::min(tokens_, (u + 1) * some); t++) norm(all, t);
+    for (long t = u * some; t < std::min(tokens_, (u + 1) * some); t++) {
+      prefetch(s_.residual + std::min(tokens_ - 1, t + 2) * s_.hidden_ld, s_.hidden_ld);
+      norm(all, t);
+    }
   end_phase(w);
   return all;
 }
