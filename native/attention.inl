@@ -181,6 +181,13 @@ static inline int chunk_blocks(const AttentionCall* call, int first, const char*
   return n;
 }
 
+// How many of a chunk's n blocks any of the rows r to r + m - 1 sees; the others are masked for all of them.
+static inline int seen_blocks(const AttentionCall* call, int r, int m, int first, int n) {
+  const int seen = (call->high[r + m - 1] - first + kKvBlock - 1) / kKvBlock;  // high and low only grow
+  if (call->low[r] >= first + kChunk || seen <= 0) return 0;
+  return seen < n ? seen : n;
+}
+
 template <bool BF16, bool EIGHT>
 static void attend_rows(const AttentionCall* call, AttentionState* state) {
   const int dp = call->dp, rows = call->rows;
@@ -191,9 +198,11 @@ static void attend_rows(const AttentionCall* call, AttentionState* state) {
   reset(state, rows, dp);
   for (int first = call->begin; first < call->end; first += kChunk) {
     const char *k[kChunk / kKvBlock], *v[kChunk / kKvBlock];
-    const int n = chunk_blocks<BF16, EIGHT>(call, first, k, v, &scales), tokens = (n + n % 2) * kKvBlock;
+    const int blocks = chunk_blocks<BF16, EIGHT>(call, first, k, v, &scales);
     for (int group = 0; group < rows; group += 16) {
       const int m = rows - group < 16 ? rows - group : 16;
+      const int n = seen_blocks(call, group, m, first, blocks), tokens = (n + n % 2) * kKvBlock;
+      if (n == 0) continue;
       float* acc = state->acc + (long)group * dp;
       for (int b = 0; b < n; b++)
         rows_of<BF16, RMAX, 1>(call->q + (long)group * dp, dp, m, k[b], dp / kTileK, kTileK, tile, s + b * 16, kChunk, false);

@@ -90,11 +90,14 @@ static void attend_tiles(const AttentionCall* call, AttentionState* state) {
   if (rows < 16) configure_attention(rows);
   for (int first = call->begin; first < call->end; first += kChunk) {
     const char *k[kChunk / kKvBlock], *v[kChunk / kKvBlock];
-    const int n = chunk_blocks<true, EIGHT>(call, first, k, v, &scales), tokens = (n + n % 2) * kKvBlock;
+    const int blocks = chunk_blocks<true, EIGHT>(call, first, k, v, &scales);
     for (int g = 0; g < groups; g++) {
+      const int m = rows - g * 16 < 16 ? rows - g * 16 : 16;
+      const int n = seen_blocks(call, g * 16, m, first, blocks), tokens = (n + n % 2) * kKvBlock;
+      if (n == 0) continue;
       scores(q + g * 16 * dp, dp, k, n, s);
       uint16_t* weights = p;
-      softmax_rows<false, EIGHT>(call, scales, state, g * 16, rows - g * 16 < 16 ? rows - g * 16 : 16, first, tokens, s,
+      softmax_rows<false, EIGHT>(call, scales, state, g * 16, m, first, tokens, s,
                                  [=](int r, int i, VF a, VF b) {
                                    *(__m512bh*)(weights + r * kChunk + i) = _mm512_cvtne2ps_pbh(b, a);
                                  });
