@@ -22,7 +22,16 @@ static void write_kv(const float* k, const float* v, int dim, int slot, void* k_
     }
     uint16_t *kb = (uint16_t*)k_block + 2 * slot, *vb = (uint16_t*)v_block + (slot / 2) * 32 + slot % 2;
     for (int j = 0; j < dim; j += 2) __builtin_memcpy(kb + j * 16, key + j, 4);
-    for (int j = 0; j < dim; j++) vb[(j / 16) * 256 + (j % 16) * 2] = value[j];
+    int done = 0;
+#if defined(__AVX512BW__)
+    // Of a pair of tokens only this one's halves are written: the other may be another thread's.
+    const __m128i shift = _mm_cvtsi32_si128(slot % 2 * 16);
+    for (; done + 16 <= dim; done += 16) {
+      const __m512i wide = _mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i*)(value + done)));
+      _mm512_mask_storeu_epi16(vb - slot % 2 + (done / 16) * 256, 0x55555555u << slot % 2, _mm512_sll_epi32(wide, shift));
+    }
+#endif
+    for (int j = done; j < dim; j++) vb[(j / 16) * 256 + (j % 16) * 2] = value[j];
   } else {
     float *kb = (float*)k_block + slot, *vb = (float*)v_block + slot * 16;
     for (int j = 0; j < dim; j++) kb[j * 16] = k[j];
