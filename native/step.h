@@ -49,8 +49,9 @@ struct LogitEntry {
   long top_offset;
 };
 
-// Asks for what is read soon, so that it waits in the second-level cache.
-inline void prefetch(const float* from, long n) {
+// Asks for what is used soon, so that it waits in the second-level cache. Always inlined: gcc drops calls of a function that
+// does nothing else.
+__attribute__((always_inline)) inline void prefetch(const float* from, long n) {
   for (long i = 0; i < n; i += 16) __builtin_prefetch(from + i, 0, 2);
 }
 
