@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from headrace.cli.logs import OneLine
-from headrace.cli.machine import available_memory
+from headrace.cli.machine import available_memory, processors
 from headrace.cli.phases import Phases
 
 
@@ -65,8 +65,29 @@ def test_the_smallest_limit_of_the_groups_around_counts(
     assert available_memory(meminfo, tmp_path / "cgroup", mine) == 500 * 1024
 
 
-def test_this_machine_has_memory() -> None:
+def test_this_machine_has_memory_and_processors() -> None:
     assert available_memory() > 1 << 20
+    assert 1 <= processors(64) <= 64
+
+
+def test_a_container_may_have_less_time_than_processors(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("4:cpu,cpuacct:/a\n0::/b/c\n")
+    assert processors(64, tmp_path, own) == 64
+    inner = tmp_path / "b" / "c"
+    inner.mkdir(parents=True)
+    for text, expected in (("max 100000", 64), ("150000 100000", 2), ("1000 100000", 1), ("nonsense", 64), ("5 0", 64)):
+        (inner / "cpu.max").write_text(f"{text}\n")
+        assert processors(64, tmp_path, own) == expected, text
+    (inner.parent / "cpu.max").write_text("300000 100000\n")
+    assert processors(64, tmp_path, own) == 3, "a group around it"
+    old = tmp_path / "cpu" / "a"
+    old.mkdir(parents=True)
+    (old / "cpu.cfs_quota_us").write_text("-1\n")
+    (old / "cpu.cfs_period_us").write_text("100000\n")
+    assert processors(2, tmp_path, own) == 2
+    (old / "cpu.cfs_quota_us").write_text("50000\n")
+    assert processors(64, tmp_path, own) == 1
 
 
 def test_a_log_line_stays_one_line() -> None:

@@ -17,7 +17,7 @@ from headrace.stats import EngineStats, RequestStats, StepStats
 from headrace.types import Plan, Request, SamplingParams, StepResult, TokenEvent
 from tests.fakes import FakeBackend, expected_text
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 MODEL_LEN = 400
 
 
@@ -101,6 +101,15 @@ class Rig:
         while not condition(self.engine.stats()):
             assert time.monotonic() < until, self.engine.stats()
             time.sleep(0.002)
+
+    def go_on_when_closing(self) -> None:
+        """The backend hangs until the engine takes nothing new any more."""
+
+        def work() -> None:
+            eventually(lambda: not self.engine.health().ready)
+            self.backend.open.set()
+
+        threading.Thread(target=work, daemon=True).start()
 
     def check_text(self, request: Request) -> None:
         for index in range(request.n):

@@ -1,4 +1,4 @@
-"""How much memory this process may take: of the machine, or of the container that it is in."""
+"""How much memory and how many processors this process may take: of the machine, or of the container that it is in."""
 
 from __future__ import annotations
 
@@ -27,6 +27,35 @@ def available_memory(
             if found is not None:
                 free = min(free, found - (_number(folder / used) or 0) + _cache(folder / "memory.stat"))
     return max(free, 0)
+
+
+def processors(
+    allowed: int,
+    cgroup: Path = Path("/sys/fs/cgroup"),
+    own: Path = Path("/proc/self/cgroup"),
+) -> int:
+    """As many of those ``allowed`` as its groups have time for: more threads would use it up early, and then stand
+    still, all of them."""
+    count = allowed
+    for folder in _groups("", cgroup, own):  # cgroup v2: "QUOTA PERIOD", in microseconds, or "max PERIOD"
+        count = min(count, _shares(*_words(folder / "cpu.max")))
+    for folder in _groups("cpu", cgroup / "cpu", own):  # v1; no limit is -1
+        count = min(count, _shares(*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")))
+    return max(count, 1)
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
+
+
+def _shares(quota: str = "max", period: str = "", *_: str) -> int:
+    """Processors' worth of time, rounded up."""
+    if not (quota.isdecimal() and period.isdecimal() and int(period)):
+        return 1 << 16
+    return -(-int(quota) // int(period))
 
 
 def _groups(controller: str, root: Path, own: Path) -> Iterator[Path]:

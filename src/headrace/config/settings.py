@@ -239,7 +239,11 @@ class MachineSettings:
     TITLE: ClassVar[str] = "machine"
 
     threads: int | None = knob(
-        None, "Compute threads. auto is one for each CPU that the process may use.", integer, minimum=1, maximum=1024
+        None,
+        "Compute threads. auto is one for each CPU that the process may use and its container has time for.",
+        integer,
+        minimum=1,
+        maximum=1024,
     )
     isa: str | None = knob(
         None,

@@ -190,7 +190,7 @@ def _create(
         ACTIVATIONS[activations],
         max_batch_tokens,
         max_model_len,
-        threads if threads is not None else _available_processors(),
+        threads if threads is not None else available_processors(),
         isa.encode() if isa else None,
         *error.arguments,
     )
@@ -200,7 +200,8 @@ def _create(
     return CpuBackend(native, checkpoint.spec, activations)
 
 
-def _available_processors() -> int:
+def available_processors() -> int:
+    """How many processors the scheduler lets this process run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
