@@ -35,19 +35,19 @@ class Contestant:
         return self.name.startswith("headrace")
 
 
-UNCACHED = " (no prefix cache)"
-"""Ends the name of whoever computes shared prefixes again each time."""
+def named(name: str, setting: str) -> str:
+    """The name of a contestant that takes part in another setting than its usual one."""
+    return f"{name} ({setting})" if setting else name
 
 
-def headrace(model: Path | None, weights: str, *extra: str) -> Contestant:
-    """Ours, from this Python environment, with its default settings."""
+def headrace(model: Path | None, weights: str, *extra: str, setting: str = "") -> Contestant:
+    """Ours, from this Python environment; with its default settings if ``setting`` names no other."""
 
     def command(port: int, _users: int) -> list[str]:
         chosen = [] if model is None else [str(model)]
         return [sys.executable, "-m", "headrace", "serve", *chosen, "--port", str(port), *extra]
 
-    name = "headrace" + UNCACHED * ("--no-enable-prefix-caching" in extra)
-    return Contestant(name, weights, model, command)
+    return Contestant(named("headrace", setting), weights, model, command)
 
 
 def preloaded(home: Path) -> dict[str, str]:
@@ -56,7 +56,7 @@ def preloaded(home: Path) -> dict[str, str]:
     return {"LD_PRELOAD": ":".join(str(path) for path in paths if path.exists())}
 
 
-def vllm(home: Path, model: Path, *extra: str) -> Contestant:
+def vllm(home: Path, model: Path, *extra: str, setting: str = "") -> Contestant:
     """vLLM for CPU in its best setting here: both cores, Intel's OpenMP and tcmalloc."""
     folder = home / "vllm"
 
@@ -75,8 +75,7 @@ def vllm(home: Path, model: Path, *extra: str) -> Contestant:
         "HF_HUB_OFFLINE": "1",
         "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
     }
-    name = "vLLM-CPU" + UNCACHED * ("--no-enable-prefix-caching" in extra)
-    return Contestant(name, "bf16", model, command, environment)
+    return Contestant(named("vLLM-CPU", setting), "bf16", model, command, environment)
 
 
 def llama(home: Path, model: Path, weights: str, build: str = "llama-build", most_users: int = 128) -> Contestant:
@@ -128,10 +127,14 @@ def contestants(model: str, peers: Path | None, isa: str | None = None, *, share
     build = "llama-build" if isa is None else f"llama-{isa}"
     # The context is bounded as the peers' is, so that all have about the same KV memory.
     bounded = ("--max-model-len", "2048", *(() if isa is None else ("--isa", isa)))
+    integers = ("--activations", "int16")
     found = [
         headrace(models / f"{stem}-bf16", "bf16", *bounded),
         headrace(models / f"{stem}-Q8_0.gguf", "int8", *bounded),
         headrace(models / f"{stem}-Q4_0.gguf", "int4", *bounded),
+        # Rounds about as much as llama.cpp, which multiplies 8-bit activations (docs/decisions/0012).
+        headrace(models / f"{stem}-Q8_0.gguf", "int8", *bounded, *integers, setting="int16 activations"),
+        headrace(models / f"{stem}-Q4_0.gguf", "int4", *bounded, *integers, setting="int16 activations"),
         llama(peers, models / f"{stem}-bf16.gguf", "bf16", build, most_users=128 if isa else 4),
         llama(peers, models / f"{stem}-Q8_0.gguf", "int8", build, most_users=128 if isa else 16),
         llama(peers, models / f"{stem}-Q4_0.gguf", "int4", build),
@@ -145,8 +148,11 @@ def contestants(model: str, peers: Path | None, isa: str | None = None, *, share
             openvino(peers, models / f"{openvino_stem}-int8", "int8", *caching),
         ]
     if shared:
-        off = "--no-enable-prefix-caching"
-        found += [headrace(models / f"{stem}-bf16", "bf16", *bounded, off), vllm(peers, models / f"{stem}-bf16", off)]
+        off, bf16, setting = "--no-enable-prefix-caching", models / f"{stem}-bf16", "no prefix cache"
+        found += [
+            headrace(bf16, "bf16", *bounded, off, setting=setting),
+            vllm(peers, bf16, off, setting=setting),
+        ]
     return [one for one in found if one.model is None or one.model.exists()]
 
 

@@ -44,18 +44,20 @@ def ratios(results: Rows, fastest: bool = False, ours: str = "headrace") -> str:
             rate = max(row["output_tokens_per_s_range"]) if fastest else row["output_tokens_per_s"]
             rates.setdefault(weights, {}).setdefault(users_of(row), {})[server] = rate
 
-    def cell(level: Mapping[str, float]) -> str:
+    def cell(level: Mapping[str, float], name: str) -> str:
         peers = [(rate, server) for server, rate in level.items() if not server.startswith(ours)]
-        if ours not in level or not peers:
+        if name not in level or not peers:
             return ""
         rate, server = max(peers)
-        return f"{level[ours] / rate:.2f} ({server})"
+        return f"{level[name] / rate:.2f} ({server})"
 
     users = sorted({level for levels in rates.values() for level in levels})
     title = f"ours / best peer, {'fastest runs' if fastest else 'medians'}"
     lines = [f"| {title} | " + " | ".join(f"{n} users" for n in users) + " |", "|---" * (len(users) + 1) + "|"]
     for weights, levels in rates.items():
-        lines.append(f"| {weights} | " + " | ".join(cell(levels.get(n, {})) for n in users) + " |")
+        for name in sorted({server for level in levels.values() for server in level if server.startswith(ours)}):
+            cells = " | ".join(cell(levels.get(n, {}), name) for n in users)
+            lines.append(f"| {weights}{name.removeprefix(ours)} | {cells} |")
     return "\n".join(lines)
 
 
