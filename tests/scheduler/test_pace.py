@@ -29,8 +29,8 @@ def test_the_pace_is_learnt_from_steps() -> None:
     pace = Pace(0.06, 512)
     assert pace.budget == 512
     for _ in range(50):
-        pace.observe(0.0, 0.020)  # what decoding alone takes
-        pace.observe(100.0, 0.020 + 100 * 0.0003)
+        pace.observe(0.0, 0.0, 0.020)  # what decoding alone takes
+        pace.observe(100.0, 0.0, 0.020 + 100 * 0.0003)
     assert pace.budget == pytest.approx(0.06 / 0.0003, rel=0.02)
 
 
@@ -38,11 +38,26 @@ def test_the_pace_follows_a_machine_that_slows_down_and_recovers() -> None:
     pace = Pace(0.06, 512)
     for per_unit, expected in ((0.0002, 300), (0.002, 30), (0.0002, 300)):
         for _ in range(60):
-            pace.observe(50.0, 50 * per_unit)
+            pace.observe(50.0, 0.0, 50 * per_unit)
         assert pace.budget == pytest.approx(expected, rel=0.02)
+
+
+def test_rows_that_decode_beside_it_do_not_starve_prefill() -> None:
+    """128 prompts of 128 tokens come at once, so no step but the first few is without prefill. A decoding row takes
+    nearly twice as long as a token of prefill, as on the machine where prefill once fell to 30 tokens a step."""
+    pace, waiting, decoding, least = Pace(0.06, 512), 128 * 128.0, 0.0, 512.0
+    for _ in range(10):
+        pace.observe(0.0, 1.0, 0.010)
+    while waiting > 0:
+        prefill = min(waiting, pace.budget)
+        least = min(least, pace.budget)
+        pace.observe(prefill, decoding, 0.010 + 0.00019 * prefill + 0.00035 * decoding)
+        waiting -= prefill
+        decoding += prefill / 128
+    assert least > 0.6 * 0.06 / 0.00019
 
 
 def test_a_fast_machine_is_bounded_by_the_most() -> None:
     pace = Pace(0.06, 512)
-    pace.observe(100.0, 1e-6)
+    pace.observe(100.0, 0.0, 1e-6)
     assert pace.budget == 512

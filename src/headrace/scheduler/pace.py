@@ -43,15 +43,21 @@ class Pace:
     def __init__(self, seconds: float, most: int) -> None:
         self._seconds = seconds
         self._most = most
-        self._decode_step = 0.0
+        self._fixed = 0.0
         self._per_unit = 0.0
 
-    def observe(self, prefill_units: float, seconds: float) -> None:
-        """A step with so much prefill took so long. What it would have taken without any is not prefill's."""
+    def observe(self, prefill_units: float, decode_units: float, seconds: float) -> None:
+        """A step with so much prefill, and so much decoding beside it, took so long.
+
+        What a step takes whatever it holds is learnt from those that only decode. A unit of decoding is taken to cost
+        what one of prefill does: if all that many decoding rows add were put down to a few tokens of prefill, the next
+        step would have fewer of them, to which more would be put down, until nobody's prompt moves.
+        """
         if prefill_units == 0:
-            self._decode_step = _towards(self._decode_step, seconds)
+            self._fixed = _towards(self._fixed, max(seconds - self._per_unit * decode_units, 0.0))
         else:
-            self._per_unit = _towards(self._per_unit, max(seconds - self._decode_step, 0.0) / prefill_units)
+            taken = max(seconds - self._fixed, 0.0)
+            self._per_unit = _towards(self._per_unit, taken / (prefill_units + decode_units))
 
     @property
     def budget(self) -> float:

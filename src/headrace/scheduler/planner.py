@@ -37,7 +37,7 @@ class Planner:
         self._copies: list[tuple[int, int]] = []  # for the next plan
         self._promised = 0  # blocks that running sequences will need to catch up
         self._pace = Pace(config.prefill_seconds, config.max_prefill_tokens)
-        self._planned = (0.0, 0.0)  # when the latest plan was made, its units of prefill
+        self._planned = (0.0, 0.0, 0.0)  # when the latest plan was made, its units of prefill and of decoding
 
     def plan(self, now: float) -> Plan | None:
         """What to compute in the next step; None if there is nothing to do.
@@ -61,8 +61,8 @@ class Planner:
         """The latest plan has been computed."""
         if self._speculation is not None:
             self._speculation.ran(now)
-        begin, prefill = self._planned
-        self._pace.observe(prefill, now - begin)
+        begin, prefill, decode = self._planned
+        self._pace.observe(prefill, decode, now - begin)
 
     def _try(self, now: float) -> Plan | None:
         decoding = self._roster.decoding
@@ -75,7 +75,7 @@ class Planner:
             if s.lease is not None
         ]
         self._roster.tally.decode_tokens += len(rows)
-        prefill = 0.0
+        prefill, decode = 0.0, len(rows) + sum(row.start for row in rows) / self._config.context_unit
         if len(self._roster.queue):
             room = self._config.max_num_batched_tokens - len(rows)
             shared = bool(rows) or self._roster.is_shared(now)
@@ -89,7 +89,7 @@ class Planner:
             return None
         if self._speculation is not None:
             rows = self._speculate(self._speculation, rows, now)
-        self._planned = (now, prefill)
+        self._planned = (now, prefill, decode)
         copies, self._copies = tuple(self._copies), []
         return Plan(tuple(rows), copies)
 
