@@ -244,6 +244,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, help="of a level; without it twice the users, and at least 8")
     parser.add_argument("--name", default="compare", help="goes into the names of the result files")
     options = parser.parse_args()
+    # Whoever ends this ends the servers, too: they stand still, and would do so for ever.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.repeats % 2 == 0:
         parser.error("--repeats must be odd: an even number of runs has no middle one")
     chosen = [
