@@ -71,8 +71,8 @@ class Pool {
     }
   }
 
-  // Looks for a millisecond before it sleeps: the caller schedules the next step in less, and on a virtual machine it takes
-  // a third of one to wake a sleeper.
+  // Looks for a millisecond before it sleeps: the caller schedules the next step in less, and a step that has to wake a
+  // sleeper took 4 to 8 % longer on a virtual machine (benchmarks/log.md).
   uint64_t next_job(uint64_t seen) {
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::milliseconds(1);
     wait_until([&] { return job_.load() != seen || std::chrono::steady_clock::now() > give_up; });

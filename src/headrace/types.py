@@ -1,6 +1,6 @@
 """The nouns of headrace: what every room may speak of, and nothing else.
 
-Plain frozen values and nothing else. A decision travels between rooms as one of these values;
+Plain frozen values. A decision travels between rooms as one of these values;
 whoever receives it cannot reach back into whoever made it.
 
 Vocabulary (docs/architecture.md holds the whole glossary): a *request* is one user call; a *sequence* is one

@@ -103,7 +103,7 @@ def parse_pull(body: Mapping[str, Any]) -> tuple[str, bool]:
     """
     _known(body, _PULL)
     fields = Fields(body)
-    for name in ("insecure", "username", "password"):  # Ollama's own client always sends them
+    for name in ("insecure", "username", "password"):  # clients send them empty: `ollama` the first
         if fields.raw(name) not in (None, False, ""):
             raise Unsupported(f"{name} is not supported: models come over HTTPS, as the server is configured", name)
     return asked_model(body), fields.boolean("stream", True)
