@@ -36,15 +36,23 @@ void Step::write_kv_phase(Walk& w, int layer) {
 
 void Step::attention(Walk& w, int layer) {
   if (kv_phase_) write_kv_phase(w, layer);
-  k_.enter_attention();
-  for (long u; (u = claim(w, (long)units_.size())) >= 0;) attend(w, layer, units_[u]);
+  w.tile_rows = 0;
+  const long units = (long)units_.size();
+  for (long u; (u = claim(w, units)) >= 0;) attend(w, layer, units_[u], u + 1 < units ? &units_[u + 1] : nullptr);
   end_phase(w);
   if (cut_.empty()) return;
   for (long u; (u = claim(w, (long)cut_.size())) >= 0;) merge_splits(units_[cut_[u]]);
   end_phase(w);
 }
 
-void Step::attend(Walk& w, int layer, const AttentionUnit& unit) {
+// The first position, of a chunk, that a unit's queries attend to.
+int Step::first_seen(const Layer& l, const AttentionUnit& unit) const {
+  const int seen = position_[tiles_[unit.tile].token] + 1;
+  return std::max(l.window ? std::max(0, seen - l.window) / kChunk * kChunk : 0, unit.first_split * kSplit);
+}
+
+// `next`: the unit that this thread probably takes next, or null.
+void Step::attend(Walk& w, int layer, const AttentionUnit& unit, const AttentionUnit* next) {
   const int kv_head = unit.kv_head;
   const QueryTile& tile = tiles_[unit.tile];
   const Layer& l = model_.layers[layer];
@@ -70,7 +78,8 @@ void Step::attend(Walk& w, int layer, const AttentionUnit& unit) {
   for (int t = after; t < end_next; t++)
     prefetch(s_.qkv + t * s_.qkv_ld + ((long)kv_head * spec_.group() + tile.first_head) * dim, (long)tile.heads * dim);
 
-  const int begin = low[0] / kChunk * kChunk, end = high[rows - 1];
+  const int used = std::min(rows, 16), end = high[rows - 1];
+  if (w.tile_rows != used) k_.enter_attention(w.tile_rows = used);
   AttentionCall call;
   call.q = w.scratch.q;
   call.rows = rows;
@@ -78,7 +87,10 @@ void Step::attend(Walk& w, int layer, const AttentionUnit& unit) {
   call.low = low;
   call.high = high;
   call.blocks = batch_.blocks + row.first_block;
-  call.kv = model_.kv_memory.data() + layer * model_.kv_layer_bytes() + 2 * kv_head * model_.kv_half_bytes();
+  const auto keys = [&](int head) {
+    return model_.kv_memory.data() + layer * model_.kv_layer_bytes() + 2 * head * model_.kv_half_bytes();
+  };
+  call.kv = keys(kv_head);
   call.block_stride = model_.kv_block_bytes();
   call.v_offset = model_.kv_half_bytes();
   call.scale = spec_.attention_scale;
@@ -86,11 +98,23 @@ void Step::attend(Walk& w, int layer, const AttentionUnit& unit) {
   call.tiles = w.scratch.kv_tiles;
   AttentionState* slots = reinterpret_cast<AttentionState*>(model_.split_states.data());
   AttentionState& total = unit.slot < 0 ? w.scratch.total : slots[unit.slot];
+  // What the thread turns to after a call: where its keys are.
+  const auto then = [&](const QueryTile& tile, int head, int from) {
+    call.next_blocks = batch_.blocks + batch_.rows[tile.row].first_block + from / kKvBlock;
+    call.next_kv = keys(head);
+    call.next_tokens = std::min(position_[tile.token + tile.tokens - 1] + 1 - from, kChunk);
+  };
+  const int begin = first_seen(l, unit);
   bool first = true;
   for (int s = unit.first_split; s < unit.end_split; s++) {
     call.begin = std::max(begin, s * kSplit);
     call.end = std::max(call.begin, std::min(end, (s + 1) * kSplit));
     if (call.begin == call.end && unit.slot < 0) continue;  // before the window
+    call.next_tokens = 0;
+    if (s + 1 < unit.end_split)
+      then(tile, kv_head, call.end);
+    else if (next)
+      then(tiles_[next->tile], next->kv_head, first_seen(l, *next));
     k_.attend[model_.kv_8bit](&call, first ? &total : &w.scratch.part);
     if (!first) k_.merge(&total, &w.scratch.part, rows, dp);
     first = false;

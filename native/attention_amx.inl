@@ -6,7 +6,7 @@
 
 // 0-3: C; 4: queries and 6: weights (A); 5: keys and 7: values of one block (B). Up to 16 rows of queries: a product
 // of fewer takes less time.
-static inline void configure_attention(int rows) {
+static void enter_attention(int rows) {
   TileConfig config;
   for (int i = 0; i < 5; i++) set_tile(config, i, rows, 64);
   set_tile(config, 5, 16, 64);
@@ -15,7 +15,6 @@ static inline void configure_attention(int rows) {
   load_config(config);
 }
 
-static void enter_attention() { configure_attention(16); }
 
 static inline void load_tiles(const float* c, int n, long ld) {
   _tile_loadd(0, c, ld);
@@ -31,43 +30,75 @@ static inline void store_tiles(float* c, int n, long ld) {
   if (n > 3) _tile_stored(3, c + 48, ld);
 }
 
+// Keys of the chunk after the one that begins at `first`, asked for a few lines at a time between products: many at once
+// would take the buffers that the products' own loads go through. Their values follow through the hardware's prefetcher.
+struct Ahead {
+  const char* keys[kChunk / kKvBlock];
+  long bytes, done = 0;
+  int blocks = 0, block = 0;
+
+  Ahead(const AttentionCall* call, int first) : bytes(call->v_offset) {
+    const bool more = first + kChunk < call->end;
+    const int32_t* table = more ? call->blocks + (first + kChunk) / kKvBlock : call->next_blocks;
+    const char* kv = more ? call->kv : call->next_kv;
+    const int tokens = more ? call->end - first - kChunk : call->next_tokens;
+    for (; blocks < kChunk / kKvBlock && blocks * kKvBlock < tokens; blocks++) keys[blocks] = kv + table[blocks] * call->block_stride;
+  }
+  inline __attribute__((always_inline)) void some() {
+    if (block == blocks) return;
+    for (int i = 0; i < 4; i++) _mm_prefetch(keys[block] + done + i * 64, _MM_HINT_T1);
+    done += 4 * 64;
+    if (done < bytes) return;
+    done = 0;
+    block++;
+  }
+};
+
 // Scores of n blocks, side by side in s.
-static inline void scores(const uint16_t* q, int dp, const char* const* k, int n, float* s) {
+static inline void scores(const uint16_t* q, int dp, const char* const* k, int n, float* s, Ahead& ahead) {
   zero_tiles();
   for (int j = 0; j < dp / kTileK; j++) {
     _tile_loadd(4, q + j * 512, 64);
     _tile_loadd(5, k[0] + j * 1024, 64);
     _tile_dpbf16ps(0, 4, 5);
+    ahead.some();
     if (n < 2) continue;
     _tile_loadd(5, k[1] + j * 1024, 64);
     _tile_dpbf16ps(1, 4, 5);
+    ahead.some();
     if (n < 3) continue;
     _tile_loadd(5, k[2] + j * 1024, 64);
     _tile_dpbf16ps(2, 4, 5);
+    ahead.some();
     if (n < 4) continue;
     _tile_loadd(5, k[3] + j * 1024, 64);
     _tile_dpbf16ps(3, 4, 5);
+    ahead.some();
   }
   store_tiles(s, n, kChunk * 4);
 }
 
 // acc[rows][64 columns] += p ([rows][kChunk]) * V of n blocks, columns in tiles of 16, `columns` (1-4) of them.
-static inline void values(const uint16_t* p, const char* const* v, int n, long offset, int columns, float* acc, long ld) {
+static inline void values(const uint16_t* p, const char* const* v, int n, long offset, int columns, float* acc, long ld, Ahead& ahead) {
   load_tiles(acc, columns, ld);
   for (int b = 0; b < n; b++) {
     const char* tile = v[b] + offset;
     _tile_loadd(6, p + b * kKvBlock, kChunk * 2);
     _tile_loadd(7, tile, 64);
     _tile_dpbf16ps(0, 6, 7);
+    ahead.some();
     if (columns < 2) continue;
     _tile_loadd(7, tile + 512, 64);
     _tile_dpbf16ps(1, 6, 7);
+    ahead.some();
     if (columns < 3) continue;
     _tile_loadd(7, tile + 1024, 64);
     _tile_dpbf16ps(2, 6, 7);
+    ahead.some();
     if (columns < 4) continue;
     _tile_loadd(7, tile + 1536, 64);
     _tile_dpbf16ps(3, 6, 7);
+    ahead.some();
   }
   store_tiles(acc, columns, ld);
 }
@@ -87,15 +118,16 @@ static void attend_tiles(const AttentionCall* call, AttentionState* state) {
     for (int j = 0; j < dp; j += 16)
       save_bf16(q + (r / 16) * 16 * dp + (j / 32) * 512 + (r % 16) * 32 + j % 32, load(call->q + (long)r * dp + j));
   reset(state, rows, dp);
-  if (rows < 16) configure_attention(rows);
   for (int first = call->begin; first < call->end; first += kChunk) {
     const char *k[kChunk / kKvBlock], *v[kChunk / kKvBlock];
     const int blocks = chunk_blocks<true, EIGHT>(call, first, k, v, &scales);
+    Ahead ahead(call, first);
     for (int g = 0; g < groups; g++) {
       const int m = rows - g * 16 < 16 ? rows - g * 16 : 16;
       const int n = seen_blocks(call, g * 16, m, first, blocks), tokens = (n + n % 2) * kKvBlock;
       if (n == 0) continue;
-      scores(q + g * 16 * dp, dp, k, n, s);
+      scores(q + g * 16 * dp, dp, k, n, s, ahead);
+      for (int i = 0; i < 4; i++) ahead.some();
       uint16_t* weights = p;
       softmax_rows<false, EIGHT>(call, scales, state, g * 16, m, first, tokens, s,
                                  [=](int r, int i, VF a, VF b) {
@@ -103,8 +135,7 @@ static void attend_tiles(const AttentionCall* call, AttentionState* state) {
                                  });
       float* acc = state->acc + (long)g * 16 * dp;
       for (int j = 0; j < dp / 16; j += 4)
-        values(p, v, n, j * 512, dp / 16 - j < 4 ? dp / 16 - j : 4, acc + j * 16, dp * 4);
+        values(p, v, n, j * 512, dp / 16 - j < 4 ? dp / 16 - j : 4, acc + j * 16, dp * 4, ahead);
     }
   }
-  if (rows < 16) enter_attention();
 }

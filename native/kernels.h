@@ -55,6 +55,10 @@ struct AttentionCall {
   int begin, end;         // positions of this call; begin is a multiple of kChunk
   float scale, softcap;   // softcap 0: none
   char* tiles;            // room for K and V of a chunk
+  // What the thread will attend to after this call: `next_tokens` from a block on; their keys are fetched meanwhile.
+  const int32_t* next_blocks;
+  const char* next_kv;
+  int next_tokens;
 };
 
 // Running arg-max of one logits row, per column of a tile.
@@ -112,7 +116,7 @@ struct Kernels {
 
   // Called by each thread before a run of gemm / attend calls and at the end of a step (AMX tile configuration).
   void (*enter_gemm)(int rows);
-  void (*enter_attention)();
+  void (*enter_attention)(int rows);  // of each call; those of more than 16 count as 16
   void (*leave)();
 
   void (*gemm)(const GemmCall* call);

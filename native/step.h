@@ -70,6 +70,7 @@ class Step {
     int thread;
     uint32_t phase;
     ThreadScratch& scratch;
+    int tile_rows = 0;  // that attention is set up for
   };
 
   void check() const;
@@ -101,7 +102,8 @@ class Step {
   void write_kv_phase(Walk& w, int layer);
   void write_kv(Walk& w, int layer, int token, int kv_head);
   void attention(Walk& w, int layer);
-  void attend(Walk& w, int layer, const AttentionUnit& unit);
+  int first_seen(const Layer& l, const AttentionUnit& unit) const;
+  void attend(Walk& w, int layer, const AttentionUnit& unit, const AttentionUnit* next);
   void merge_splits(const AttentionUnit& first);
   void finish_tile(const AttentionState& state, const QueryTile& tile, int kv_head);
 
