@@ -226,6 +226,14 @@ def _mix_up_the_index(cache: KVCache, lease: Lease) -> None:
     index._key_of[first], index._key_of[second] = index._key_of[second], index._key_of[first]
 
 
+def _take_an_untouched(cache: KVCache, lease: Lease) -> None:
+    cache.pool.free.remove(7)
+
+
+def _own_an_untouched(cache: KVCache, lease: Lease) -> None:
+    cache.pool.references[7] += 1
+
+
 def _lose_an_id(cache: KVCache, lease: Lease) -> None:
     cache.index._live.pop()
 
@@ -244,6 +252,8 @@ def _lose_an_id(cache: KVCache, lease: Lease) -> None:
         _hold_what_is_not_there,
         _index_too_much,
         _mix_up_the_index,
+        _take_an_untouched,
+        _own_an_untouched,
         _lose_an_id,
     ],
 )
@@ -254,3 +264,11 @@ def test_the_integrity_check_sees(damage: Any) -> None:
     assert problems(cache) == []
     damage(cache, lease)
     assert problems(cache)
+
+
+def test_the_integrity_check_ends_when_work_comes() -> None:
+    cache = KVCache(8)
+    lease = fill(cache, list(range(100, 140)))
+    _leak(cache, lease)
+    assert problems(cache)
+    assert problems(cache, interrupted=lambda: True) == []

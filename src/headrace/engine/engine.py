@@ -295,7 +295,7 @@ class Engine:
                 _log.exception("the listener failed on %d events", len(events))
 
     def _check_books(self) -> None:
-        found = problems(self._scheduler.cache)
+        found = problems(self._scheduler.cache, interrupted=lambda: bool(self._inbox))
         if found:
             _log.error("the KV block books are wrong: %s", "; ".join(found[:10]))
             self._report.integrity_failures += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -61,6 +62,9 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self._by_key)
 
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._key_of)
+
     def __contains__(self, block: int) -> bool:
         return block in self._key_of
 
@@ -94,12 +98,14 @@ class PrefixIndex:
         key = self._key_of.pop(block)
         self._live.discard(self._by_key.pop(key).id)
 
-    def problems(self) -> list[str]:
-        """What is inconsistent inside; empty when all is well."""
+    def problems(self, interrupted: Callable[[], bool]) -> list[str]:
+        """What is inconsistent inside; empty when all is well, or when ``interrupted`` before anything was found."""
         found = []
         if len(self._by_key) != len(self._key_of) or len(self._by_key) != len(self._live):
             found.append(f"index: {len(self._by_key)} keys, {len(self._key_of)} blocks, {len(self._live)} ids")
-        for block, key in self._key_of.items():
+        for number, (block, key) in enumerate(self._key_of.items()):
+            if number % 1024 == 0 and interrupted():
+                break
             entry = self._by_key.get(key)
             if entry is None or entry.block != block or entry.id not in self._live:
                 found.append(f"index: block {block} and its entry disagree")
