@@ -127,14 +127,20 @@ def contestants(model: str, peers: Path | None, isa: str | None = None, *, share
     build = "llama-build" if isa is None else f"llama-{isa}"
     # The context is bounded as the peers' is, so that all have about the same KV memory.
     bounded = ("--max-model-len", "2048", *(() if isa is None else ("--isa", isa)))
+    # Rounds about as much as llama.cpp and OpenVINO, which multiply 8-bit activations (docs/decisions/0012).
     integers = ("--activations", "int16")
+    # OpenVINO keeps keys and values in 8 bits unless told otherwise (its KV_CACHE_PRECISION).
+    small_kv = ("--kv-cache-dtype", "int8")
     found = [
         headrace(models / f"{stem}-bf16", "bf16", *bounded),
         headrace(models / f"{stem}-Q8_0.gguf", "int8", *bounded),
         headrace(models / f"{stem}-Q4_0.gguf", "int4", *bounded),
-        # Rounds about as much as llama.cpp, which multiplies 8-bit activations (docs/decisions/0012).
         headrace(models / f"{stem}-Q8_0.gguf", "int8", *bounded, *integers, setting="int16 activations"),
         headrace(models / f"{stem}-Q4_0.gguf", "int4", *bounded, *integers, setting="int16 activations"),
+        headrace(models / f"{stem}-bf16", "bf16", *bounded, *small_kv, setting="8-bit KV"),
+        headrace(
+            models / f"{stem}-Q8_0.gguf", "int8", *bounded, *integers, *small_kv, setting="int16 activations, 8-bit KV"
+        ),
         llama(peers, models / f"{stem}-bf16.gguf", "bf16", build, most_users=128 if isa else 4),
         llama(peers, models / f"{stem}-Q8_0.gguf", "int8", build, most_users=128 if isa else 16),
         llama(peers, models / f"{stem}-Q4_0.gguf", "int4", build),

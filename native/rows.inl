@@ -71,11 +71,20 @@ static void softcap_row(float* x, long n, float cap) {
   for (long i = 0; i < n; i += W) save(x + i, cap * vtanh(load(x + i) / cap));
 }
 
+// Whether no column of a block's row reaches the row's best so far: so it is nearly always, but for the first panels. False
+// where there is a NaN or +inf.
+static inline bool nothing_better(const float* c, const ArgMax* best) {
+  bool below = true;
+  for (int i = 0; i < kPanelN; i += W) below &= all_below(load(c + i) - load(best->value + i % kTileN), 0.0f);
+  return below;
+}
+
 static void argmax_c(const Finish* f, int first, int end) {
   const float softcap = f->softcap;
   for (int r = first; r < end; r++) {
     const float* c = f->c + r * kPanelN;
     ArgMax* best = f->best + r;
+    if (softcap <= 0 && nothing_better(c, best)) continue;
     const uint32_t word = best->mask ? best->mask[f->column / kPanelN] : ~0u;
     if (!word) continue;
     for (int half = 0; half < kPanelN; half += kTileN)
