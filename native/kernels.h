@@ -103,7 +103,7 @@ struct GemmCall {
   const void* panel;     // at the first k tile
   float* c;
   bool more;             // c += instead of c =
-  const Finish* before;  // a kernel that `overlaps` finishes this other block along the way; null: none
+  const Finish* before;  // a kernel that `overlaps` finishes this block, before it writes to c; null: none
   const void* ahead;     // and fetches `lines` cache lines for each k tile, from `ahead` on
   int lines;
 };

@@ -93,14 +93,14 @@ static void gemm_tiles(const GemmCall* call) {
     }
   } else {
     for (int t = 0; t < k_tiles; t++, x += 1024, y += 1024, b += 2048) {
-      _tile_loadd(6, b, 64);
       _tile_stream_loadd(4, x, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_stream_loadd(5, y, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+      _tile_loadd(6, b, 64);
       _tile_loadd(7, b + 1024, 64);
+      _tile_stream_loadd(5, y, 64);
+      _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
+      for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+      _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
       finish();
     }

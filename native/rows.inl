@@ -36,20 +36,23 @@ static void norm_add(const float* x, const float* weight, int n, float eps, floa
   for (int i = 0; i < n; i += W) save(out + i, load(out + i) + load(x + i) * scale * load(weight + i));
 }
 
-static void store_c(const Finish* f, int first, int end) {
+// What becomes of a product. `f` is copied, or the compiler would read it again after each store, which might have changed it.
+static void store_c(const Finish* finish, int first, int end) {
+  const Finish f = *finish;
   for (int r = first; r < end; r++) {
-    const float* c = f->c + r * kPanelN;
-    float* out = f->out + r * f->ld;
-    for (int i = 0; i < kPanelN; i += W) save(out + i, f->bias ? load(c + i) + load(f->bias + i) : load(c + i));
+    const float* c = f.c + r * kPanelN;
+    float* out = f.out + r * f.ld;
+    for (int i = 0; i < kPanelN; i += W) save(out + i, f.bias ? load(c + i) + load(f.bias + i) : load(c + i));
   }
 }
 
-static void add_c(const Finish* f, int first, int end) {
+static void add_c(const Finish* finish, int first, int end) {
+  const Finish f = *finish;
   for (int r = first; r < end; r++) {
-    const float* c = f->c + r * kPanelN;
-    float* out = f->out + r * f->ld;
+    const float* c = f.c + r * kPanelN;
+    float* out = f.out + r * f.ld;
     for (int i = 0; i < kPanelN; i += W) {
-      VF v = f->bias ? load(c + i) + load(f->bias + i) : load(c + i);
+      VF v = f.bias ? load(c + i) + load(f.bias + i) : load(c + i);
       save(out + i, load(out + i) + v);
     }
   }
@@ -57,12 +60,13 @@ static void add_c(const Finish* f, int first, int end) {
 
 // Columns 0..15 of c are 16 gates, 16..31 the matching ups.
 template <bool ABF16>
-static void gate_c(const Finish* f, int first, int end) {
+static void gate_c(const Finish* finish, int first, int end) {
+  const Finish f = *finish;
   for (int r = first; r < end; r++) {
-    const float* c = f->c + r * kPanelN;
+    const float* c = f.c + r * kPanelN;
     for (int i = 0; i < kTileN; i += W) {
-      VF g = load(c + i);
-      save_a<ABF16>(f->a, f->k_tiles, f->row + r, f->column + i, (f->gelu ? vgelu(g) : ABF16 ? vsilu_rough(g) : vsilu(g)) * load(c + kTileN + i));
+      const VF g = load(c + i), act = f.gelu ? vgelu(g) : ABF16 ? vsilu_rough(g) : vsilu(g);
+      save_a<ABF16>(f.a, f.k_tiles, f.row + r, f.column + i, act * load(c + kTileN + i));
     }
   }
 }

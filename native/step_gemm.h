@@ -40,7 +40,6 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
   Finish waiting;
   GemmCall call;
   call.group = 16 * row_bytes;
-  int turn = 0;
   const auto finish_waiting = [&] {
     if (waiting.rows) finish_block(waiting);
     waiting.rows = nullptr;
@@ -70,8 +69,8 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
         for (long row = first; row < end; row += kRowBlock) {
           call.a = a + row * row_bytes + k * a_tile;
           call.rows = (int)std::min<long>(kRowBlock, end - row);
-          const bool whole = cut.k_tiles == m.k_tiles;
-          call.c = w.scratch.c + (whole ? (turn ^= 1) * kRowBlock : (p - first_panel) * cut.rows + row - first) * kPanelN;
+          const bool whole = cut.k_tiles == m.k_tiles;  // then each block takes the place of the one just finished
+          call.c = w.scratch.c + (whole ? 0 : (p - first_panel) * cut.rows + row - first) * kPanelN;
           call.before = waiting.rows ? &waiting : nullptr;
           call.lines = fetch ? (int)std::min((b_tile / 64 + blocks - 1) / blocks, left / call.k_tiles) : 0;
           k_.gemm(&call);
