@@ -81,7 +81,7 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
           const Finish f = finish(call.c, call.rows, row, p * kPanelN);
           if (k_.overlaps && rows > kRowBlock) {  // with few rows memory is the limit
             waiting = f;
-            for (int r = 0; f.out && r < f.count; r++) prefetch(f.out + r * f.ld, kPanelN);
+            for (int r = 0; f.rows == k_.add && r < f.count; r++) prefetch(f.out + r * f.ld, kPanelN);
           } else {
             finish_block(f);
           }
