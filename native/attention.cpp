@@ -79,7 +79,7 @@ void Step::attend(Walk& w, int layer, const AttentionUnit& unit, const Attention
     prefetch(s_.qkv + t * s_.qkv_ld + ((long)kv_head * spec_.group() + tile.first_head) * dim, (long)tile.heads * dim);
 
   const int used = std::min(rows, 16), end = high[rows - 1];
-  if (w.tile_rows != used) k_.enter_attention(w.tile_rows = used);
+  if (w.tile_rows != used) k_.enter_attention[model_.kv_8bit](w.tile_rows = used);
   AttentionCall call;
   call.q = w.scratch.q;
   call.rows = rows;

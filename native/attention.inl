@@ -44,12 +44,12 @@ constexpr float kMostWeight = 0x1p30f, kLeastWeight = 0x1p-60f;
 
 enum { kStride = W == 16 ? 4 : 2 };  // vectors of a row that are computed together; a multiple of 2, as is all below
 
-// Products s ([R][kChunk]) of rows r to r + R - 1 with a chunk (of which `tokens` are there) become weights, given to
-// put(row, column, weights, weights of the next W columns). False for a row whose weights need another base; nothing of it
-// has changed then.
-template <bool PRECISE, bool EIGHT, bool MASKED, int R, class Put>
+// Products get(row, column) of rows r to r + R - 1 with a chunk (of which `tokens` are there) become weights, given to
+// put(row, column, kStride vectors of them). False for a row whose weights need another base; nothing of it has changed
+// then.
+template <bool PRECISE, bool EIGHT, bool MASKED, int R, class Get, class Put>
 static inline __attribute__((always_inline)) void weigh(const Scales& scales, AttentionState* state, int r, int low, int high,
-                                                        int tokens, const float* s, Put put, bool* good) {
+                                                        int tokens, Get get, Put put, bool* good) {
   VF sum[R], down[R];
   for (int k = 0; k < R; k++) {
     sum[k] = VF{};
@@ -60,7 +60,7 @@ static inline __attribute__((always_inline)) void weigh(const Scales& scales, At
     for (int k = 0; k < R; k++)
       for (int j = 0; j < kStride; j++) {
         const int at = i + j * W;
-        x[k * kStride + j] = vfma(load(s + k * kChunk + at), EIGHT ? load(scales.k + at) : splat(scales.score), down[k]);
+        x[k * kStride + j] = vfma(get(k, at), EIGHT ? load(scales.k + at) : splat(scales.score), down[k]);
       }
     powers<PRECISE, R * kStride>(x);
     for (int k = 0; k < R; k++) {
@@ -71,7 +71,7 @@ static inline __attribute__((always_inline)) void weigh(const Scales& scales, At
       }
       for (int j = 0; j < kStride; j++) sum[k] += p[j];
       for (int j = 0; EIGHT && j < kStride; j++) p[j] *= load(scales.v + i + j * W);
-      for (int j = 0; j < kStride; j += 2) put(k, i + j * W, p[j], p[j + 1]);
+      put(k, i, p);
     }
   }
   for (int k = 0; k < R; k++) {
@@ -85,14 +85,14 @@ static inline __attribute__((always_inline)) void weigh(const Scales& scales, At
 }
 
 // The same with the largest score as base, where that is larger than the row's; and soft caps.
-template <bool PRECISE, bool EIGHT, class Put>
+template <bool PRECISE, bool EIGHT, class Get, class Put>
 static void weigh_from_top(const AttentionCall* call, const Scales& scales, AttentionState* state, int r, int low, int high,
-                           int tokens, const float* s, Put put) {
+                           int tokens, Get get, Put put) {
   const float cap = call->softcap * 1.44269504f;
   VF x[kChunk / W], most = splat(kMasked), sum = {};
   for (int i = 0; i < kChunk / W; i++) {
     const VI at = lanes(0) + i * W;
-    x[i] = load(s + i * W) * (EIGHT ? load(scales.k + i * W) : splat(scales.score));
+    x[i] = get(0, i * W) * (EIGHT ? load(scales.k + i * W) : splat(scales.score));
     if (cap > 0) x[i] = cap * vtanh(x[i] / cap);
     x[i] = pick((at >= low) & (at < high), x[i], splat(kMasked));
     most = vmax(x[i], most);
@@ -114,40 +114,42 @@ static void weigh_from_top(const AttentionCall* call, const Scales& scales, Atte
     sum += x[i];
     if (EIGHT) x[i] *= load(scales.v + i * W);
   }
-  for (int i = 0; i < tokens / W; i += 2) put(0, i * W, x[i], x[i + 1]);
+  for (int i = 0; i < tokens / W; i += kStride) put(0, i * W, x + i);
   save(sums, load(sums) + sum);
 }
 
 // Products of `rows` rows from r on with a chunk (first position `first`) become weights and the rows' state takes them
 // in. Masked tokens change nothing, bit for bit; which way a row takes depends on that row and the chunk alone.
-template <bool PRECISE, bool EIGHT, class Put>
+template <bool PRECISE, bool EIGHT, class Get, class Put>
 static inline __attribute__((always_inline)) void softmax_rows(const AttentionCall* call, const Scales& scales,
                                                                AttentionState* state, int r, int rows, int first, int tokens,
-                                                               const float* s, Put put) {
+                                                               Get get, Put put) {
   constexpr int R = W == 16 ? 2 : 1;
   const auto all = [&](int i) { return call->low[i] <= first && call->high[i] >= first + kChunk; };
   for (int k = 0; k < rows;) {
     const int i = r + k, low = call->low[i] - first, high = call->high[i] - first;
-    const float* x = s + k * kChunk;
-    const auto put_from = [=](int row, int column, VF a, VF b) { put(k + row, column, a, b); };
+    const auto get_from = [=](int row, int column) { return get(k + row, column); };
+    const auto put_from = [=](int row, int column, const VF* p) { put(k + row, column, p); };
     bool good[R] = {};
     int done = 1;
     if (high <= 0 || low >= kChunk) {
-      for (int c = 0; c < tokens; c += 2 * W) put(k, c, VF{}, VF{});
+      const VF none[kStride] = {};
+      for (int c = 0; c < tokens; c += kStride * W) put(k, c, none);
       good[0] = true;
     } else if (call->softcap != 0) {
     } else if (!all(i)) {
-      weigh<PRECISE, EIGHT, true, 1>(scales, state, i, low, high, tokens, x, put_from, good);
+      weigh<PRECISE, EIGHT, true, 1>(scales, state, i, low, high, tokens, get_from, put_from, good);
     } else if (R > 1 && (k + 1 == rows || !all(i + 1))) {
-      weigh<PRECISE, EIGHT, false, 1>(scales, state, i, low, high, tokens, x, put_from, good);
+      weigh<PRECISE, EIGHT, false, 1>(scales, state, i, low, high, tokens, get_from, put_from, good);
     } else {
-      weigh<PRECISE, EIGHT, false, R>(scales, state, i, low, high, tokens, x, put_from, good);
+      weigh<PRECISE, EIGHT, false, R>(scales, state, i, low, high, tokens, get_from, put_from, good);
       done = R;
     }
     for (int j = 0; j < done; j++)
       if (!good[j])
         weigh_from_top<PRECISE, EIGHT>(call, scales, state, i + j, call->low[i + j] - first, call->high[i + j] - first, tokens,
-                                       x + j * kChunk, [=](int, int c, VF a, VF b) { put(k + j, c, a, b); });
+                                       [=](int, int c) { return get(k + j, c); },
+                                       [=](int, int c, const VF* p) { put(k + j, c, p); });
     k += done;
   }
 }
@@ -158,27 +160,33 @@ static inline void reset(AttentionState* state, int rows, int dp) {
   for (long i = 0; i < (long)rows * dp; i += W) save(state->acc + i, VF{});
 }
 
-// K and V of the blocks of the chunk that begins at `first`; 8-bit ones as they are after they have become tiles, and
-// their scales. Returns how many there are.
-template <bool BF16, bool EIGHT>
+// K and V of the blocks of the chunk that begins at `first`, and 8-bit ones' scales. Returns how many there are.
+template <bool EIGHT>
 static inline int chunk_blocks(const AttentionCall* call, int first, const char** k, const char** v, Scales* scales) {
-  const long codes = (long)call->dp * kKvBlock, bytes = codes * (BF16 ? 2 : 4);
+  const long codes = (long)call->dp * kKvBlock;
   const int left = (call->end - first + kKvBlock - 1) / kKvBlock, n = left < kChunk / kKvBlock ? left : kChunk / kKvBlock;
   for (int b = 0; b < n; b++) {
     k[b] = call->kv + (long)call->blocks[first / kKvBlock + b] * call->block_stride;
     v[b] = k[b] + call->v_offset;
-    if (!EIGHT) continue;
-    for (int i = 0; i < kKvBlock; i += W) {
+    for (int i = 0; EIGHT && i < kKvBlock; i += W) {
       save(scales->k + b * kKvBlock + i, load((const float*)(k[b] + codes) + i) * scales->score);
       save(scales->v + b * kKvBlock + i, load((const float*)(v[b] + codes) + i));
     }
-    char* tiles = call->tiles + 2 * b * bytes;
+  }
+  return n;
+}
+
+// The codes of n blocks become K and V as they are when not in 8 bits.
+template <bool BF16>
+static inline void expand_blocks(const AttentionCall* call, int n, const char** k, const char** v) {
+  const long codes = (long)call->dp * kKvBlock, bytes = codes * (BF16 ? 2 : 4);
+  char* tiles = call->tiles;
+  for (int b = 0; b < n; b++, tiles += 2 * bytes) {
     expand_codes<BF16>(k[b], codes, tiles);
     expand_codes<BF16>(v[b], codes, tiles + bytes);
     k[b] = tiles;
     v[b] = tiles + bytes;
   }
-  return n;
 }
 
 // How many of a chunk's n blocks any of the rows r to r + m - 1 sees; the others are masked for all of them.
@@ -198,7 +206,8 @@ static void attend_rows(const AttentionCall* call, AttentionState* state) {
   reset(state, rows, dp);
   for (int first = call->begin; first < call->end; first += kChunk) {
     const char *k[kChunk / kKvBlock], *v[kChunk / kKvBlock];
-    const int blocks = chunk_blocks<BF16, EIGHT>(call, first, k, v, &scales);
+    const int blocks = chunk_blocks<EIGHT>(call, first, k, v, &scales);
+    if (EIGHT) expand_blocks<BF16>(call, blocks, k, v);
     for (int group = 0; group < rows; group += 16) {
       const int m = rows - group < 16 ? rows - group : 16;
       const int n = seen_blocks(call, group, m, first, blocks), tokens = (n + n % 2) * kKvBlock;
@@ -206,11 +215,13 @@ static void attend_rows(const AttentionCall* call, AttentionState* state) {
       float* acc = state->acc + (long)group * dp;
       for (int b = 0; b < n; b++)
         rows_of<BF16, RMAX, 1>(call->q + (long)group * dp, dp, m, k[b], dp / kTileK, kTileK, tile, s + b * 16, kChunk, false);
+      const float* products = s;
       float* weights = p;
-      softmax_rows<!BF16, EIGHT>(call, scales, state, group, m, first, tokens, s, [=](int r, int i, VF a, VF b) {
-        save(weights + r * kChunk + i, a);
-        save(weights + r * kChunk + i + W, b);
-      });
+      softmax_rows<!BF16, EIGHT>(
+          call, scales, state, group, m, first, tokens, [=](int r, int i) { return load(products + r * kChunk + i); },
+          [=](int r, int i, const VF* w) {
+            for (int j = 0; j < kStride; j++) save(weights + r * kChunk + i + j * W, w[j]);
+          });
       for (int b = 0; b < n; b++)
         for (int j = 0; j < dp / 16; j++)
           rows_of<BF16, RMAX, 1>(p + b * 16, kChunk, m, v[b] + j * half, 1, kKvBlock, 0, acc + j * 16, dp, true);

@@ -104,7 +104,6 @@ static inline void values(const uint16_t* p, const char* const* v, int n, long o
 }
 
 // Query rows are taken in groups of 16, one tile each; all that one group needs for a chunk stays in the first-level cache.
-template <bool EIGHT>
 static void attend_tiles(const AttentionCall* call, AttentionState* state) {
   static_assert(kChunk == 64, "the scores of a chunk are four tiles");
   const int dp = call->dp, rows = call->rows, groups = (rows + 15) / 16;
@@ -120,7 +119,7 @@ static void attend_tiles(const AttentionCall* call, AttentionState* state) {
   reset(state, rows, dp);
   for (int first = call->begin; first < call->end; first += kChunk) {
     const char *k[kChunk / kKvBlock], *v[kChunk / kKvBlock];
-    const int blocks = chunk_blocks<true, EIGHT>(call, first, k, v, &scales);
+    const int blocks = chunk_blocks<false>(call, first, k, v, &scales);
     Ahead ahead(call, first);
     for (int g = 0; g < groups; g++) {
       const int m = rows - g * 16 < 16 ? rows - g * 16 : 16;
@@ -128,11 +127,14 @@ static void attend_tiles(const AttentionCall* call, AttentionState* state) {
       if (n == 0) continue;
       scores(q + g * 16 * dp, dp, k, n, s, ahead);
       for (int i = 0; i < 4; i++) ahead.some();
+      const float* products = s;
       uint16_t* weights = p;
-      softmax_rows<false, EIGHT>(call, scales, state, g * 16, m, first, tokens, s,
-                                 [=](int r, int i, VF a, VF b) {
-                                   *(__m512bh*)(weights + r * kChunk + i) = _mm512_cvtne2ps_pbh(b, a);
-                                 });
+      softmax_rows<false, false>(
+          call, scales, state, g * 16, m, first, tokens, [=](int r, int i) { return load(products + r * kChunk + i); },
+          [=](int r, int i, const VF* w) {
+            *(__m512bh*)(weights + r * kChunk + i) = _mm512_cvtne2ps_pbh(w[1], w[0]);
+            *(__m512bh*)(weights + r * kChunk + i + 2 * W) = _mm512_cvtne2ps_pbh(w[3], w[2]);
+          });
       float* acc = state->acc + (long)g * 16 * dp;
       for (int j = 0; j < dp / 16; j += 4)
         values(p, v, n, j * 512, dp / 16 - j < 4 ? dp / 16 - j : 4, acc + j * 16, dp * 4, ahead);

@@ -116,7 +116,7 @@ struct Kernels {
 
   // Called by each thread before a run of gemm / attend calls and at the end of a step (AMX tile configuration).
   void (*enter_gemm)(int rows);
-  void (*enter_attention)(int rows);  // of each call; those of more than 16 count as 16
+  void (*enter_attention[2])(int rows);  // of each call; those of more than 16 count as 16. As attend: [1] for 8 bits
   void (*leave)();
 
   void (*gemm)(const GemmCall* call);

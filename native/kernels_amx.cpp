@@ -139,13 +139,15 @@ static void gemm_few(const void* a, int rows, const Strip* strips, int k_tiles, 
 }
 
 #include "attention_amx.inl"
+#include "attention_int8_amx.inl"
 
 #include "integer_amx.inl"
 
 static constexpr Kernels with_tiles() {
   Kernels t = rows_kernels<true, true>("amx");
   t.enter_gemm = enter_gemm;
-  t.enter_attention = enter_attention;
+  t.enter_attention[0] = enter_attention;
+  t.enter_attention[1] = enter_integers;
   t.leave = leave;
   t.overlaps = true;
   t.gemm = gemm_tiles;
@@ -153,8 +155,9 @@ static constexpr Kernels with_tiles() {
   t.enter_integer = enter_integer;
   t.gemm_integer = gemm_bytes;
   t.gemm_nibbles = gemm_nibbles;
-  t.attend[0] = attend_tiles<false>;
-  t.attend[1] = attend_tiles<true>;
+  t.write_kv[1] = write_kv_integers;
+  t.attend[0] = attend_tiles;
+  t.attend[1] = attend_integers;
   return t;
 }
 

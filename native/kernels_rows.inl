@@ -14,7 +14,7 @@ static constexpr Kernels rows_kernels(const char* isa) {
   t.bf16 = BF16;
   t.a_bf16 = ABF16;
   t.enter_gemm = enter_nothing;
-  t.enter_attention = enter_nothing;
+  t.enter_attention[0] = t.enter_attention[1] = enter_nothing;
   t.leave = no_tiles;
   t.gemm = gemm_rows<BF16>;
   t.store = store_c;

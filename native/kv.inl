@@ -74,53 +74,17 @@ static void write_kv8(const float* k, const float* v, int dim, int slot, void* k
   ((float*)(kb + scales))[slot] = codes_of(k, dim, key);
   ((float*)(vb + scales))[slot] = finite(v_scale);
   if (BF16) {
-    kb += (slot / 4) * 16 + slot % 4 * 2;
-    for (int j = 0; j < dim; j += 2) __builtin_memcpy(kb + j / 4 * 64 + j / 2 % 2 * 8, key + j, 2);
-    vb += slot / 4 * 64 + slot / 2 % 2 * 8 + slot % 2;
-    for (int j = 0; j < dim; j++) vb[j / 16 * 256 + j % 16 / 4 * 16 + j % 4 * 2] = value[j];
+    for (int j = 0; j < dim; j += 2) __builtin_memcpy(kb + j * 16 + slot * 2, key + j, 2);
+    for (int j = 0; j < dim; j++) vb[j / 16 * 256 + slot / 2 * 32 + j % 16 * 2 + slot % 2] = value[j];
   } else {
     for (int j = 0; j < dim; j++) kb[j * 16 + slot] = key[j];
     for (int j = 0; j < dim; j++) vb[j / 16 * 256 + slot * 16 + j % 16] = value[j];
   }
 }
 
-#if defined(__AVX512VBMI__)
-struct alignas(64) CodeBytes {
-  uint8_t high[128], low[128];  // of the bf16 numbers 0 to 127
-};
-static constexpr CodeBytes code_bytes() {
-  CodeBytes t{};
-  for (int m = 1, e = 0; m < 128; m++) {
-    if (m >> (e + 1)) e++;
-    const int bits = (127 + e) << 7 | ((m << (7 - e)) & 0x7f);
-    t.high[m] = (uint8_t)(bits >> 8);
-    t.low[m] = (uint8_t)bits;
-  }
-  return t;
-}
-constexpr CodeBytes kCodeBytes = code_bytes();
-#endif
-
-// n codes, a multiple of 64, as numbers from -127 to 127 in the model's precision (exact in both).
+// n codes, a multiple of 8, as numbers from -127 to 127 in the model's precision (exact in both).
 template <bool BF16>
 static inline void expand_codes(const char* from, long n, char* to) {
-#if defined(__AVX512VBMI__)
-  if (BF16) {
-    // The upper and the lower byte of a bf16 magnitude, looked up; the sign bit moves over.
-    const __m512i high0 = _mm512_load_si512(kCodeBytes.high), high1 = _mm512_load_si512(kCodeBytes.high + 64);
-    const __m512i low0 = _mm512_load_si512(kCodeBytes.low), low1 = _mm512_load_si512(kCodeBytes.low + 64);
-    const __m512i sign = _mm512_set1_epi8((char)0x80);
-    for (long i = 0; i < n; i += 64, from += 64, to += 128) {
-      const __m512i code = _mm512_loadu_si512(from);
-      const __m512i low = _mm512_permutex2var_epi8(low0, code, low1);
-      const __m512i high = _mm512_permutex2var_epi8(high0, code, high1);
-      const __m512i whole = _mm512_ternarylogic_epi32(high, code, sign, 0xf8);  // high | (code & sign)
-      _mm512_storeu_si512(to, _mm512_unpacklo_epi8(low, whole));
-      _mm512_storeu_si512(to + 64, _mm512_unpackhi_epi8(low, whole));
-    }
-    return;
-  }
-#endif
   typedef uint8_t Bytes __attribute__((vector_size(8), aligned(1), may_alias));
   typedef uint32_t Words __attribute__((vector_size(32)));
   typedef int32_t Ints __attribute__((vector_size(32)));
@@ -131,7 +95,7 @@ static inline void expand_codes(const char* from, long n, char* to) {
     const Words code = __builtin_convertvector(*(const Bytes*)(from + i), Words);
     const Words bits = (Words)__builtin_convertvector((Ints)(code & 0x7fu), Floats) | (code & 0x80u) << 24;
     if (BF16)
-      *(Halves*)(to + 2 * ((i & ~63) | (i & 48) >> 1 | (i & 8) << 2)) = __builtin_convertvector(bits >> 16, Halves);
+      *(Halves*)(to + 2 * i) = __builtin_convertvector(bits >> 16, Halves);
     else
       *(FloatBits*)(to + 4 * i) = bits;
   }
