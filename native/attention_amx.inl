@@ -30,14 +30,16 @@ static inline void store_tiles(float* c, int n, long ld) {
   if (n > 3) _tile_stored(3, c + 48, ld);
 }
 
-// Keys of the chunk after the one that begins at `first`, asked for a few lines at a time between products: many at once
-// would take the buffers that the products' own loads go through. Their values follow through the hardware's prefetcher.
+// The chunk after the one that begins at `first`, asked for a few lines at a time between products: many at once would take
+// the buffers that the products' own loads go through. `bytes` of each block and head: without its values, they follow
+// through the hardware's prefetcher.
 struct Ahead {
   const char* keys[kChunk / kKvBlock];
-  long bytes, done = 0;
+  const long bytes;
+  long done = 0;
   int blocks = 0, block = 0;
 
-  Ahead(const AttentionCall* call, int first) : bytes(call->v_offset) {
+  Ahead(const AttentionCall* call, int first, long bytes) : bytes(bytes) {
     const bool more = first + kChunk < call->end;
     const int32_t* table = more ? call->blocks + (first + kChunk) / kKvBlock : call->next_blocks;
     const char* kv = more ? call->kv : call->next_kv;
@@ -120,7 +122,7 @@ static void attend_tiles(const AttentionCall* call, AttentionState* state) {
   for (int first = call->begin; first < call->end; first += kChunk) {
     const char *k[kChunk / kKvBlock], *v[kChunk / kKvBlock];
     const int blocks = chunk_blocks<false>(call, first, k, v, &scales);
-    Ahead ahead(call, first);
+    Ahead ahead(call, first, call->v_offset);
     for (int g = 0; g < groups; g++) {
       const int m = rows - g * 16 < 16 ? rows - g * 16 : 16;
       const int n = seen_blocks(call, g * 16, m, first, blocks), tokens = (n + n % 2) * kKvBlock;

@@ -75,9 +75,10 @@ static inline void save_integers(const VF* x, VF per_unit, uint8_t* to) {
 
 // A row of queries, 64 dims a tile; returns what its integers stand for.
 static inline float save_query(const float* q, int dp, uint8_t* to) {
-  VF x[kMaxHeadDim / W + 2] = {};
-  for (int i = 0; i < dp / W; i++) x[i] = load(q + i * W);
-  const float top = largest(x, dp / W);
+  VF x[kMaxHeadDim / W];
+  const int n = (dp + kByteK - 1) / kByteK * kByteK / W;
+  for (int i = 0; i < n; i++) x[i] = i * W < dp ? load(q + i * W) : VF{};
+  const float top = largest(x, n);
   for (int i = 0; i < dp; i += 64, to += kByteTile) save_integers(x + i / W, per_unit(top), to);
   return unit_of(top);
 }
@@ -136,9 +137,9 @@ static inline VF joined(const int32_t* sums) {
 }
 
 // A block's values are a quarter of a tile: those of a chunk are put together to whole ones, [dp/16][16 fours of tokens][16][4].
-static inline void copy_values(const char* const* v, int n, int dp, char* to) {
+static inline void copy_values(const char* const* v, int n, int dp, char* to, Ahead& ahead) {
   for (int b = 0; b < n; b++)
-    for (int j = 0; j < dp / 16; j++)
+    for (int j = 0; j < dp / 16; j++, ahead.some())
       for (int i = 0; i < 256; i += 64)
         _mm512_store_si512(to + j * kByteTile + b * 256 + i, _mm512_loadu_si512(v[b] + j * 256 + i));
 }
@@ -158,12 +159,13 @@ static void attend_integers(const AttentionCall* call, AttentionState* state) {
   for (int first = call->begin; first < call->end; first += kChunk) {
     const char *k[kChunk / kKvBlock], *v[kChunk / kKvBlock];
     const int blocks = chunk_blocks<true>(call, first, k, v, &scales);
-    Ahead ahead(call, first);
-    copy_values(v, blocks, dp, call->tiles);
+    Ahead ahead(call, first, 2 * call->v_offset);
+    copy_values(v, blocks, dp, call->tiles, ahead);
     for (int g = 0; g < rows; g += kGroupRows) {
       const int m = rows - g < kGroupRows ? rows - g : kGroupRows, n = seen_blocks(call, g, m, first, blocks);
       if (n == 0) continue;
       (m > kTileRows ? multiply_many : multiply_few)(q + g / kTileRows * q_tiles * kByteTile, q_tiles, k, n, sums, ahead);
+      for (int i = 0; i < 12; i++) ahead.some();
       const int32_t* products = sums;
       const float* units = q_unit + g;
       float* unit = w_unit;
