@@ -10,9 +10,9 @@
 // KV block (16 tokens, one head, head_dim padded to `dp`, a multiple of 32):
 //   bf16: K [dp/2][16 tokens][2], V [dp/16][8 token pairs][16 dims][2]
 //   fp32: K [dp][16 tokens],      V [dp/16][16 tokens][16 dims]
-//   8 bits: for K and for V, a byte (sign and 7 bits of magnitude) for each element, then the 16 tokens' scales, fp32.
-//     Bytes are in the order of the fp32 layout; for bf16 two 64-byte lines of that layout are 64 bytes here, of which
-//     every 16 are 8 elements of the first line and 8 of the second (what unpacking to 16 bits in a register takes).
+//   8 bits: for K and for V, a byte for each element, then the 16 tokens' scales, fp32. Bytes are sign and 7 bits of
+//     magnitude in the order of the layouts above; where AMX multiplies them as they are (attention_int8_amx.inl),
+//     integers: K [dp/4][16 tokens][4], V [dp/16][4 fours of tokens][16 dims][4].
 //
 // Batch invariance: every output element is accumulated over k in one order that depends on nothing else, and each
 // row of attention walks its context in chunks cut at absolute multiples of kChunk tokens, where masked tokens are exact

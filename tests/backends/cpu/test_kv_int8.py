@@ -10,8 +10,19 @@ from headrace.backends.cpu.backend import load
 from headrace.backends.reference.backend import load as load_reference
 from headrace.errors import ConfigError
 from headrace.types import Plan, PlanRow
+from headrace.weights.spec import Checkpoint, Tensor
 from tests.backends.cpu.conftest import Loader
-from tests.backends.cpu.models import BASE, all_logprobs, blocks_for, checkpoint, logprobs_of, prompt, whole, with_heads
+from tests.backends.cpu.models import (
+    BASE,
+    all_logprobs,
+    blocks_for,
+    checkpoint,
+    logprobs_of,
+    prompt,
+    tensor,
+    whole,
+    with_heads,
+)
 from tests.backends.cpu.test_invariance import SPECS, together
 from tests.backends.cpu.test_kv import poisoned
 
@@ -21,8 +32,20 @@ SHAPES = {
     "window": replace(BASE, layer_window=(20, 70), qk_norm=True),
     "80 wide": with_heads(6, 2, 80),
     "20 wide": with_heads(4, 2, 20),
+    "96 wide": with_heads(2, 2, 96),
     "128 wide": with_heads(4, 2, 128),
+    "512 wide": with_heads(2, 1, 512),
 }
+
+
+def scaled(cp: Checkpoint, factors: dict[str, float]) -> Checkpoint:
+    """The same model with every layer's tensors of these names multiplied."""
+
+    def times(name: str, t: Tensor) -> Tensor:
+        return tensor(np.frombuffer(t.data, np.float32).reshape(t.shape) * np.float32(factors[name.rpartition(".")[2]]))
+
+    changed = {n: times(n, t) for n, t in cp.tensors.items() if n.rpartition(".")[2] in factors}
+    return replace(cp, tensors={**cp.tensors, **changed})
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -40,6 +63,27 @@ def test_agrees_with_the_reference_that_rounds_alike(name: str, make: Loader, dt
         assert np.sqrt((error**2).mean()) < 0.08
     exact = whole(make(spec, 8), spec, tokens)
     assert 0 < np.abs(want - exact).max() < 0.5
+
+
+@pytest.mark.parametrize("power", [40, -40])
+def test_only_ratios_of_magnitudes_matter(power: int, make: Loader) -> None:
+    """Queries and keys, values and outputs, times 2^power and its inverse: grids move along, and no bit changes."""
+    up, down = 2.0**power, 2.0**-power
+    plain = make(BASE, 8, kv_dtype="int8")
+    moved = make(scaled(checkpoint(BASE), {"q": up, "k": down, "v": down, "o": up}), 8, kv_dtype="int8")
+    tokens = prompt(BASE, 75)
+    assert np.array_equal(whole(moved, BASE, tokens, [74]), whole(plain, BASE, tokens))
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_zeros(name: str, make: Loader, dtype: str) -> None:
+    """Queries or keys of nothing see all tokens alike; values of nothing add nothing."""
+    cp, tokens = scaled(checkpoint(BASE), {name: 0.0}), prompt(BASE, 75)
+    reference = load_reference(cp, dtype="float32", max_model_len=128, max_batch_tokens=128, kv_dtype="int8")
+    reference.allocate_kv(8)
+    got = whole(make(cp, 8, kv_dtype="int8"), BASE, tokens)
+    error = np.abs(got - whole(reference, BASE, tokens))
+    assert np.sqrt((error**2).mean()) < (2e-3 if dtype == "float32" else 0.08)
 
 
 @pytest.mark.parametrize("name", SPECS)
