@@ -97,9 +97,8 @@ class BatchSettings:
     kv_cache_dtype: str = knob(
         "auto",
         "How keys and values are held. int8 takes about half the memory of bfloat16 (8 bits a value, a scale for each"
-        " token's head), which makes room for more and, on processors with AMX, decodes long contexts faster, for slightly"
-        " different texts."
-        " auto is the model's dtype.",
+        " token's head), which makes room for more and, with AMX, decodes long contexts faster, for slightly different"
+        " texts. auto is the model's dtype.",
         choices=("auto", "int8"),
     )
     kv_cache_memory: int | None = knob(
