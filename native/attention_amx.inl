@@ -15,7 +15,6 @@ static void enter_attention(int rows) {
   load_config(config);
 }
 
-
 static inline void load_tiles(const float* c, int n, long ld) {
   _tile_loadd(0, c, ld);
   if (n > 1) _tile_loadd(1, c + 16, ld);
@@ -30,8 +29,8 @@ static inline void store_tiles(float* c, int n, long ld) {
   if (n > 3) _tile_stored(3, c + 48, ld);
 }
 
-// The chunk after the one that begins at `first`, asked for a few lines at a time between products: many at once would take
-// the buffers that the products' own loads go through. `bytes` of each block and head: without its values, they follow
+// The chunk after the one that begins at `first`, asked for a few lines at a time between products: many at once would hold
+// up the products' own loads. `bytes` of each block and head: without its values, they follow
 // through the hardware's prefetcher.
 struct Ahead {
   const char* keys[kChunk / kKvBlock];
