@@ -27,11 +27,20 @@ def test_the_most_tokens_within_a_budget(budget: float, start: int, context_unit
 
 def test_the_pace_is_learnt_from_steps() -> None:
     pace = Pace(0.06, 512)
-    assert pace.budget == 512
+    assert pace.budget(0.0) == 512
     for _ in range(50):
         pace.observe(0.0, 0.0, 0.020)  # what decoding alone takes
         pace.observe(100.0, 0.0, 0.020 + 100 * 0.0003)
-    assert pace.budget == pytest.approx(0.06 / 0.0003, rel=0.02)
+    assert pace.budget(0.0) == pytest.approx(0.06 / 0.0003, rel=0.02)
+
+
+def test_prefill_may_take_half_as_long_again_as_decoding() -> None:
+    pace = Pace(0.06, 512)
+    for _ in range(50):
+        pace.observe(0.0, 16.0, 0.084 + 16 * 0.001)  # a model whose weights take 84 ms to read
+        pace.observe(50.0, 16.0, 0.084 + 66 * 0.001)
+    assert pace.budget(0.0) == pytest.approx(1.5 * 84, rel=0.02)
+    assert pace.budget(64.0) == pytest.approx(1.5 * (84 + 64), rel=0.02)
 
 
 def test_the_pace_follows_a_machine_that_slows_down_and_recovers() -> None:
@@ -39,7 +48,7 @@ def test_the_pace_follows_a_machine_that_slows_down_and_recovers() -> None:
     for per_unit, expected in ((0.0002, 300), (0.002, 30), (0.0002, 300)):
         for _ in range(60):
             pace.observe(50.0, 0.0, 50 * per_unit)
-        assert pace.budget == pytest.approx(expected, rel=0.02)
+        assert pace.budget(0.0) == pytest.approx(expected, rel=0.02)
 
 
 def test_rows_that_decode_beside_it_do_not_starve_prefill() -> None:
@@ -49,8 +58,8 @@ def test_rows_that_decode_beside_it_do_not_starve_prefill() -> None:
     for _ in range(10):
         pace.observe(0.0, 1.0, 0.010)
     while waiting > 0:
-        prefill = min(waiting, pace.budget)
-        least = min(least, pace.budget)
+        prefill = min(waiting, pace.budget(decoding))
+        least = min(least, pace.budget(decoding))
         pace.observe(prefill, decoding, 0.010 + 0.00019 * prefill + 0.00035 * decoding)
         waiting -= prefill
         decoding += prefill / 128
@@ -60,4 +69,4 @@ def test_rows_that_decode_beside_it_do_not_starve_prefill() -> None:
 def test_a_fast_machine_is_bounded_by_the_most() -> None:
     pace = Pace(0.06, 512)
     pace.observe(100.0, 0.0, 1e-6)
-    assert pace.budget == 512
+    assert pace.budget(0.0) == 512

@@ -19,8 +19,8 @@ class SchedulerConfig(Struct, frozen=True):
     max_model_len: int
     max_prefill_tokens: int = 512
     """Prefill units (see `pace`) in a step that also decodes, or while several clients are about; fewer if they would
-    take longer than ``prefill_seconds``. Both bound the gap between two tokens of whoever is being answered, and the
-    wait of whoever comes next."""
+    take longer than ``prefill_seconds``, and than half as long again as the step's decoding. Both bound the gap between
+    two tokens of whoever is being answered, and the wait of whoever comes next."""
     prefill_seconds: float = 0.06
     context_unit: float = 1000.0
     """Positions of context that cost a token's attention as much as all its linear layers: a number of the model."""

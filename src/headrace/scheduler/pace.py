@@ -12,6 +12,10 @@ import math
 SMALLEST_CHUNK = 16
 """Tokens that the first in the queue is given in any step that has room for them: below that a step is all overhead."""
 
+_SHARE = 1.5
+"""Prefill may take this many times what the step's decoding takes, if that is more: where a token takes long anyway, as
+in large models, a fixed time would let prompts wait while few are answered."""
+
 _LEARN = 0.2
 """Weight of the newest step in the running means."""
 
@@ -35,7 +39,7 @@ def tokens_within(budget: float, start: int, context_unit: float) -> int:
 
 
 class Pace:
-    """Learns how long a unit of prefill takes, and says how many of them take ``seconds``.
+    """Learns how long a unit of prefill takes, and says how many of them take ``seconds``, or `_SHARE` of a step.
 
     ``most`` bounds the answer from above, and is the answer until a step has been seen.
     """
@@ -59,12 +63,12 @@ class Pace:
             taken = max(seconds - self._fixed, 0.0)
             self._per_unit = _towards(self._per_unit, taken / (prefill_units + decode_units))
 
-    @property
-    def budget(self) -> float:
-        """Units of prefill for a step that others wait for."""
+    def budget(self, decode_units: float) -> float:
+        """Units of prefill for a step that others wait for, beside so much decoding."""
         if self._per_unit == 0.0:
             return self._most
-        return min(self._most, self._seconds / self._per_unit)
+        decoding = self._fixed + self._per_unit * decode_units
+        return min(self._most, max(self._seconds, _SHARE * decoding) / self._per_unit)
 
 
 def _towards(mean: float, value: float) -> float:

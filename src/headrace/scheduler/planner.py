@@ -79,7 +79,7 @@ class Planner:
         if len(self._roster.queue):
             room = self._config.max_num_batched_tokens - len(rows)
             shared = bool(rows) or self._roster.is_shared(now)
-            budget = min(room, self._pace.budget) if shared else room
+            budget = min(room, self._pace.budget(decode)) if shared else room
             for sequence, tokens in self._share(budget, room, now).items():
                 prefill += self._units(sequence, 0, tokens)
                 row = self._prefill_row(sequence, tokens)
