@@ -127,7 +127,7 @@ def contestants(model: str, peers: Path | None, isa: str | None = None, *, share
     build = "llama-build" if isa is None else f"llama-{isa}"
     # The context is bounded as the peers' is, so that all have about the same KV memory.
     bounded = ("--max-model-len", "2048", *(() if isa is None else ("--isa", isa)))
-    # Rounds about as much as llama.cpp and OpenVINO, which multiply 8-bit activations (docs/decisions/0012).
+    # Rounds about as much as llama.cpp, which multiplies 8-bit activations (docs/decisions/0012).
     integers = ("--activations", "int16")
     # OpenVINO keeps keys and values in 8 bits unless told otherwise (its KV_CACHE_PRECISION).
     small_kv = ("--kv-cache-dtype", "int8")

@@ -55,7 +55,7 @@ struct AttentionCall {
   int begin, end;         // positions of this call; begin is a multiple of kChunk
   float scale, softcap;   // softcap 0: none
   char* tiles;            // room for K and V of a chunk
-  // What the thread will attend to after this call: `next_tokens` from a block on; their keys are fetched meanwhile.
+  // What the thread will attend to after this call: `next_tokens` from a block on, fetched meanwhile.
   const int32_t* next_blocks;
   const char* next_kv;
   int next_tokens;
