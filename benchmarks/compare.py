@@ -178,8 +178,15 @@ def anew(one: Contestant, options: argparse.Namespace, log: IO[bytes]) -> Level:
     return level
 
 
+def numbers(text: str) -> list[int]:
+    """Whole numbers between commas."""
+    return [int(number) for number in text.split(",")]
+
+
 def requests(users: int, options: argparse.Namespace) -> int:
-    return options.requests or max(8, 2 * users)
+    if not options.requests:
+        return max(8, 2 * users)
+    return int(options.requests[options.users.index(users) % len(options.requests)])
 
 
 def bench(url: str, users: int, options: argparse.Namespace, seed: int) -> Row:
@@ -231,7 +238,7 @@ def measure_all(chosen: Sequence[Contestant], options: argparse.Namespace) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=lambda text: [int(n) for n in text.split(",")], default=[1, 4, 16, 32, 64])
+    parser.add_argument("--users", type=numbers, default=[1, 4, 16, 32, 64])
     parser.add_argument("--peers", type=Path, help="folder of the installed peers; without it only headrace runs")
     parser.add_argument("--model", choices=("smollm2", "1b"), default="smollm2")
     parser.add_argument("--isa", choices=("avx512", "avx2"), help="ours and llama.cpp on this instruction set")
@@ -241,11 +248,17 @@ def main() -> None:
     parser.add_argument("--input-len", type=int, default=128)
     parser.add_argument("--output-len", type=int, default=128)
     parser.add_argument("--shared-prefix", type=int, default=0, help="tokens that all prompts begin with")
-    parser.add_argument("--requests", type=int, help="of a level; without it twice the users, and at least 8")
+    parser.add_argument(
+        "--requests",
+        type=numbers,
+        help="of all levels, or one number for each of --users; without it twice the users, and at least 8",
+    )
     parser.add_argument("--name", default="compare", help="goes into the names of the result files")
     options = parser.parse_args()
     # Whoever ends this ends the servers, too: they stand still, and would do so for ever.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.requests and len(options.requests) not in (1, len(options.users)):
+        parser.error("--requests must be one number or as many as --users has")
     if options.repeats % 2 == 0:
         parser.error("--repeats must be odd: an even number of runs has no middle one")
     chosen = [
