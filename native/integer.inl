@@ -65,8 +65,11 @@ static inline __attribute__((always_inline)) void dot_rows(const char* a, const 
   for (int t = 0; t < tiles; t++)
     for (int four = 0; four < 16; four++) {
       Weights w[NV * V16];
-      for (int v = 0; v < NV * V16; v++)
-        w[v] = weights_of(*(const VIu*)(b[v / V16] + t * kByteTile + four * 64 + v % V16 * VBYTES));
+      for (int v = 0; v < NV * V16; v++) {
+        const char* from = b[v / V16] + t * kByteTile + four * 64 + v % V16 * VBYTES;
+        if (v % V16 == 0) __builtin_prefetch(from + kFetchAhead, 0, 2);
+        w[v] = weights_of(*(const VIu*)from);
+      }
       for (int r = 0; r < R; r++)
         for (int p = 0; p < PLANES; p++) {
           int32_t bytes;

@@ -19,10 +19,12 @@ static inline void zero_sums() {
   _tile_zero(3);
 }
 
-// One tile of k: both tiles of A (x, y; y null: one) by both halves of the panel.
-// Of many rows, A only passes through the first-level cache, where the panel stays.
+// One tile of k: both tiles of A (x, y; y null: one) by both halves of the panel. fetch(0) and fetch(1) are called before the
+// halves are loaded. Of many rows, A only passes through the first-level cache, where the panel stays.
+template <class Fetch>
 static inline __attribute__((always_inline)) void multiply_bytes(const char* x, const char* y, const char* left,
-                                                                 const char* right, bool passing = false) {
+                                                                 const char* right, bool passing, Fetch fetch) {
+  fetch(0);
   if (passing)
     _tile_stream_loadd(4, x, 64);
   else
@@ -36,6 +38,7 @@ static inline __attribute__((always_inline)) void multiply_bytes(const char* x, 
       _tile_loadd(5, y, 64);
     _tile_dpbssd(2, 5, 6);
   }
+  fetch(1);
   _tile_loadd(7, right, 64);
   _tile_dpbssd(1, 4, 7);
   if (y) _tile_dpbssd(3, 5, 7);
@@ -71,6 +74,9 @@ static void gemm_bytes(const void* a, int rows, int planes, const Strip* strips,
                        int lines) {
   const long group = integer_group_bytes(tiles, planes), plane = tiles * kByteTile;
   const char* next = (const char*)ahead;
+  const auto fetch = [&](int half) {
+    for (int i = 0; i < (lines + half) / 2; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+  };
   const int step = planes == 2 ? 16 : 32;  // rows that two tiles of A have
   for (int first = 0; first < rows; first += step) {
     const char *x = (const char*)a + first / 16 * group, *left = strips[0].data, *right = strips[1].data;
@@ -80,18 +86,15 @@ static void gemm_bytes(const void* a, int rows, int planes, const Strip* strips,
     const char* tile = x + 64;
     if (rows > 16)
       for (int t = 0; t < tiles; t++, tile += kByteTile, left += kByteTile, right += kByteTile) {
-        for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
-        multiply_bytes(tile, tile + y, left, right, true);
+        multiply_bytes(tile, tile + y, left, right, true, fetch);
       }
     else if (two)
       for (int t = 0; t < tiles; t++, tile += kByteTile, left += kByteTile, right += kByteTile) {
-        for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
-        multiply_bytes(tile, tile + y, left, right);
+        multiply_bytes(tile, tile + y, left, right, false, fetch);
       }
     else
       for (int t = 0; t < tiles; t++, tile += kByteTile, left += kByteTile, right += kByteTile) {
-        for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
-        multiply_bytes(tile, nullptr, left, right);
+        multiply_bytes(tile, nullptr, left, right, false, fetch);
       }
     results(planes, rows - first < step ? rows - first : step, x, x + group, strips, tiles, c + first * kPanelN);
   }
@@ -106,6 +109,7 @@ static void gemm_nibbles(const void* a, int rows, int planes, const Strip* strip
   const char *x = (const char*)a, *tile = x + 64;
   const bool two = planes == 2 || rows > 16;
   const long y = planes == 2 ? plane : group;
+  const auto nothing = [](int) {};  // is fetched here, but where nibbles are read
   zero_sums();
   for (int t = -kAhead; t < tiles; t++) {
     const int next = t + kAhead;
@@ -119,9 +123,9 @@ static void gemm_nibbles(const void* a, int rows, int planes, const Strip* strip
     if (t < 0) continue;
     const char(&from)[2][kByteTile] = bytes[t % (kAhead + 1)];
     if (two)
-      multiply_bytes(tile, tile + y, from[0], from[1]);
+      multiply_bytes(tile, tile + y, from[0], from[1], false, nothing);
     else
-      multiply_bytes(tile, nullptr, from[0], from[1]);
+      multiply_bytes(tile, nullptr, from[0], from[1], false, nothing);
     tile += kByteTile;
   }
   results(planes, rows, x, x + group, strips, tiles, c);

@@ -34,6 +34,9 @@ constexpr int kSplit = 512;     // tokens of one attention split; a multiple of 
 constexpr int kQueryRows = 64;  // query rows (heads of a group x tokens) of one attention call, at most
 constexpr int kMaxHeadDim = 512;
 constexpr float kMasked = -1e30f;
+// How far ahead of what is read weights are fetched, in bytes. The hardware's own prefetcher does not keep up where there
+// is something to compute (docs/decisions/0019).
+constexpr long kFetchAhead = 4096;
 
 // What one row of queries has seen of its context. Weights are powers of 2 of (score - base); the base is raised only
 // when weights would grow too large, so it is at most far below the largest score, never far above.
@@ -104,7 +107,7 @@ struct GemmCall {
   float* c;
   bool more;             // c += instead of c =
   const Finish* before;  // a kernel that `overlaps` finishes this block, before it writes to c; null: none
-  const void* ahead;     // and fetches `lines` cache lines for each k tile, from `ahead` on
+  const void* ahead;     // and fetches `lines` cache lines for each k tile, from `ahead` on; others fetch by themselves
   int lines;
 };
 

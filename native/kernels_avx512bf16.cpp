@@ -21,6 +21,8 @@ static inline void dot_block(const uint16_t* a, const char* b, int k_tiles, floa
       acc[r][half] = more ? _mm512_loadu_ps(c + r * kPanelN + half * 16) : _mm512_setzero_ps();
   for (int t = 0; t < k_tiles; t++, a += 512, b += 2048)
     for (int pair = 0; pair < 16; pair++) {
+      __builtin_prefetch(b + pair * 64 + kFetchAhead, 0, 2);
+      __builtin_prefetch(b + 1024 + pair * 64 + kFetchAhead, 0, 2);
       const __m512i left = _mm512_loadu_si512(b + pair * 64), right = _mm512_loadu_si512(b + 1024 + pair * 64);
       for (int r = 0; r < R; r++) {
         int32_t two;

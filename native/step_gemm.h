@@ -61,18 +61,22 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
         call.k_tiles = (int)std::min(cut.k_tiles, m.k_tiles - k);
         call.more = k > 0;
         const bool last = k + call.k_tiles == m.k_tiles;
-        // Each block of rows fetches its share of the panel, or part of one, that comes next: memory works meanwhile.
+        // Each block of rows fetches its share of the panel, or part of one, that comes next: memory works meanwhile. One
+        // block alone fetches a little ahead of what it reads.
         const long blocks = (end - first + kRowBlock - 1) / kRowBlock, part = call.k_tiles * b_tile;
-        const bool fetch = blocks > 1 && panel.dense();
-        call.ahead = p + 1 < end_panel ? m.panels[p + 1].tiles() + k * b_tile : (const char*)call.panel + part;
+        const long share = panel.dense() ? (b_tile / 64 + blocks - 1) / blocks : 0;  // cache lines for each k tile
         long left = part / 64;
+        if (blocks == 1)
+          call.ahead = (const char*)call.panel + kFetchAhead;
+        else
+          call.ahead = p + 1 < end_panel ? m.panels[p + 1].tiles() + k * b_tile : (const char*)call.panel + part;
         for (long row = first; row < end; row += kRowBlock) {
           call.a = a + row * row_bytes + k * a_tile;
           call.rows = (int)std::min<long>(kRowBlock, end - row);
           const bool whole = cut.k_tiles == m.k_tiles;  // then each block takes the place of the one just finished
           call.c = w.scratch.c + (whole ? 0 : (p - first_panel) * cut.rows + row - first) * kPanelN;
           call.before = waiting.rows ? &waiting : nullptr;
-          call.lines = fetch ? (int)std::min((b_tile / 64 + blocks - 1) / blocks, left / call.k_tiles) : 0;
+          call.lines = (int)std::min(share, left / call.k_tiles);
           k_.gemm(&call);
           call.ahead = (const char*)call.ahead + (long)call.lines * call.k_tiles * 64;
           left -= (long)call.lines * call.k_tiles;
