@@ -81,6 +81,7 @@ bool pack_bf16(const uint8_t* const rows[kTileN], long columns, int k_tiles, cha
     for (int n = 0; n < kTileN; n++) {
       uint32_t pairs[kPairs];
       if (rows[n] && bytes == sizeof pairs) {
+        __builtin_prefetch(rows[n] + (long)t * sizeof pairs + 512, 0, 2);  // 16 streams are more than the hardware follows
         memcpy(pairs, rows[n] + (long)t * sizeof pairs, sizeof pairs);
       } else {
         memset(pairs, 0, sizeof pairs);
