@@ -16,7 +16,12 @@ enum { W = VBYTES / 4, V16 = 16 / W };  // lanes; vectors per 16 columns
 
 static inline VF load(const float* p) { return *(const VFu*)p; }
 static inline void save(float* p, VF v) { *(VFu*)p = v; }
-static inline VF splat(float x) { return VF{} + x; }
+// By its bits: a sum with zero would be an addition indeed, for it makes 0 of -0.
+static inline VF splat(float x) {
+  uint32_t u;
+  __builtin_memcpy(&u, &x, 4);
+  return (VF)(VU{} + u);
+}
 static inline VF pick(VI mask, VF a, VF b) { return (VF)((mask & (VI)a) | (~mask & (VI)b)); }
 static inline VI lanes(int first) {
   VI v;
