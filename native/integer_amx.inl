@@ -109,7 +109,7 @@ static void gemm_nibbles(const void* a, int rows, int planes, const Strip* strip
   const char *x = (const char*)a, *tile = x + 64;
   const bool two = planes == 2 || rows > 16;
   const long y = planes == 2 ? plane : group;
-  const auto nothing = [](int) {};  // is fetched here, but where nibbles are read
+  const auto nothing = [](int) {};  // expand_nibbles fetches
   zero_sums();
   for (int t = -kAhead; t < tiles; t++) {
     const int next = t + kAhead;

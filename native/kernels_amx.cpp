@@ -68,8 +68,6 @@ static inline void zero_tiles() {
 // hint. What is finished on the way costs little: vectors and tiles work at once.
 static void gemm_tiles(const GemmCall* call) {
   const int rows = call->rows, k_tiles = call->k_tiles;
-  // More than 16 lines at once would hold up the loads behind them.
-  const int later = call->lines > 16 ? call->lines / 2 : 0, sooner = call->lines - later;
   const char *x = (const char*)call->a, *y = x + call->group, *b = (const char*)call->panel, *next = (const char*)call->ahead;
   const Finish* before = call->before;
   const int left = before ? before->count : 0, some = (left + k_tiles - 1) / k_tiles;
@@ -80,8 +78,8 @@ static void gemm_tiles(const GemmCall* call) {
     before->rows(before, done, end);
     done = end;
   };
-  const auto fetch = [&](int lines) {
-    for (int i = 0; i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+  const auto fetch = [&] {
+    for (int i = 0; i < call->lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
   };
   if (call->more)
     load_panel(rows, call->c);
@@ -90,11 +88,10 @@ static void gemm_tiles(const GemmCall* call) {
   if (rows <= 16) {
     if (before) before->rows(before, 0, left);
     for (int t = 0; t < k_tiles; t++, x += 1024, b += 2048) {
-      fetch(sooner);
+      fetch();
       _tile_loadd(4, x, 64);
       _tile_loadd(6, b, 64);
       _tile_dpbf16ps(0, 4, 6);
-      fetch(later);
       _tile_loadd(7, b + 1024, 64);
       _tile_dpbf16ps(1, 4, 7);
     }
@@ -106,10 +103,9 @@ static void gemm_tiles(const GemmCall* call) {
       _tile_stream_loadd(5, y, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
-      fetch(sooner);
+      fetch();
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
-      fetch(later);
       finish();
     }
   }
