@@ -151,7 +151,8 @@ struct Kernels {
   void (*unpack)(const void* matrix, int k_tiles, long n, float scale, float* out);
   // Tiles [first, end) of a strip at dst, 2 tiles apart.
   void (*expand)(const Strip* strip, int k_tiles, int first, int end, void* dst);
-  // gemm for two strips that become tiles along the way; null where that gains nothing.
+  // gemm for two strips, of up to `strip_rows` rows; more rows, and kernels without it, expand a panel first.
+  int strip_rows;
   void (*gemm_strips)(const void* a, int rows, const Strip* strips, int k_tiles, float* c);
 
   // Products of integers; layouts are those of integer.h, `tiles` count 64 k.

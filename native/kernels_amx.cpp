@@ -156,6 +156,7 @@ static constexpr Kernels with_tiles() {
   t.overlaps = true;
   t.gemm = gemm_tiles;
   t.gemm_strips = gemm_few;
+  t.strip_rows = kRowBlock;
   t.enter_integer = enter_integer;
   t.gemm_integer = gemm_bytes;
   t.gemm_nibbles = gemm_nibbles;

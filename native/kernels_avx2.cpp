@@ -35,8 +35,9 @@ static inline bool all_below(VF v, float limit) {  // false where there is a NaN
 #include "rows.inl"
 #include "attention.inl"
 #include "kernels_rows.inl"
+#include "gemm_strips.inl"
 
-constexpr Kernels kFloat = rows_kernels<false, false>("avx2"), kBf16 = rows_kernels<true, false>("avx2");
+constexpr Kernels kFloat = rows_kernels<false, false>("avx2"), kBf16 = with_strips(rows_kernels<true, false>("avx2"));
 
 }  // namespace
 

@@ -10,8 +10,9 @@ namespace hr {
 namespace {
 
 #include "simd_avx512.inl"
+#include "gemm_strips.inl"
 
-constexpr Kernels kFloat = rows_kernels<false, false>("avx512"), kBf16 = rows_kernels<true, false>("avx512");
+constexpr Kernels kFloat = rows_kernels<false, false>("avx512"), kBf16 = with_strips(rows_kernels<true, false>("avx512"));
 
 }  // namespace
 

@@ -11,6 +11,7 @@ namespace {
 
 #define HR_VNNI
 #include "simd_avx512.inl"
+#include "gemm_strips.inl"
 
 // R rows of a 32-column panel. `a` is the first row inside its 16-row group of bf16 tiles.
 template <int R>
@@ -58,7 +59,7 @@ static constexpr Kernels with_dot() {
   return t;
 }
 
-constexpr Kernels kFloat = rows_kernels<false, false>("avx512bf16"), kBf16 = with_dot();
+constexpr Kernels kFloat = rows_kernels<false, false>("avx512bf16"), kBf16 = with_strips(with_dot());
 
 }  // namespace
 

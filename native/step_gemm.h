@@ -51,7 +51,7 @@ void Step::gemm(Walk& w, const Matrix& m, const char* a, long rows, Describe fin
     for (long k = 0; k < m.k_tiles; k += cut.k_tiles)
       for (long p = first_panel; p < end_panel; p++) {
         const Panel& panel = m.panels[p];
-        if (rows <= kRowBlock && !panel.dense() && k_.gemm_strips) {
+        if (rows <= k_.strip_rows && !panel.dense()) {
           finish_waiting();
           k_.gemm_strips(a, (int)rows, panel.strips, m.k_tiles, w.scratch.c);
           finish_block(finish(w.scratch.c, (int)rows, 0, p * kPanelN));

@@ -68,11 +68,11 @@ static inline void scatter(float* tile, int i, int part, VF v) {
   }
 }
 
-// One tile: scale[16 columns] for each of its runs of k, minimum[16].
-template <int FORMAT, bool BF16>
-static inline __attribute__((always_inline)) void expand_tile(const uint8_t* quants, long ahead,
-                                                              const float (*scale)[kTileN], const float* minimum,
-                                                              void* tile) {
+// One tile: scale[16 columns] for each of its runs of k, minimum[16]. take(pair of k, part, first, second) gets vectors of
+// both halves of the columns, lanes as in a dword of quants.
+template <int FORMAT, class Take>
+static inline __attribute__((always_inline)) void read_tile(const uint8_t* quants, long ahead,
+                                                            const float (*scale)[kTileN], const float* minimum, Take take) {
   constexpr StripFormat f = kStripFormats[FORMAT];
   using At = QuantPlace<f.bits>;
 #ifdef __FMA__
@@ -110,29 +110,22 @@ static inline __attribute__((always_inline)) void expand_tile(const uint8_t* qua
                  : f.minimum ? vfma(q - excess, s[at][half], c[at][half])
                              : (q - excess) * s[at][half];
         }
-        for (int i = 0; i < in_dword; i += 2) {
-          if (BF16) {
-            save_two_bf16((uint16_t*)tile + (n * in_dword + i) * 16 + part * W, v[i], v[i + 1]);
-          } else {
-            scatter((float*)tile, n * in_dword + i, part, v[i]);
-            scatter((float*)tile, n * in_dword + i + 1, part, v[i + 1]);
-          }
-        }
+        for (int i = 0; i < in_dword; i += 2) take((n * in_dword + i) / 2, part, v[i], v[i + 1]);
       }
     }
 }
 
-template <int FORMAT, bool BF16>
-static void expand_tiles(const void* strip, int k_tiles, int first, int end, void* dst, long ahead) {
+// Tiles [first, end) of a strip; take(tile, pair of k, part, first, second).
+template <int FORMAT, class Take>
+static inline __attribute__((always_inline)) void read_tiles(const void* strip, int k_tiles, int first, int end, long ahead,
+                                                             Take take) {
   constexpr StripFormat f = kStripFormats[FORMAT];
   constexpr int quant_bytes = f.quant_bytes(), scale_bytes = f.scale_bytes(), shared_bytes = f.shared_bytes();
-  constexpr long tile = BF16 ? 1024 : 2048;
   const uint8_t* quants = (const uint8_t*)strip + (long)first * quant_bytes;
   const uint8_t* scales = (const uint8_t*)strip + (long)k_tiles * quant_bytes + (long)first * scale_bytes;
   const uint8_t* shared = (const uint8_t*)strip + (long)k_tiles * (quant_bytes + scale_bytes);
-  char* out = (char*)dst;
   alignas(64) float shared_scale[2][kTileN] = {}, scale[2][kTileN] = {}, minimum[kTileN] = {};
-  for (int t = first; t < end; t++, quants += quant_bytes, scales += scale_bytes, out += 2 * tile) {
+  for (int t = first; t < end; t++, quants += quant_bytes, scales += scale_bytes) {
     __builtin_prefetch(scales + ahead, 0, 2);
     if (f.shared && (t == first || t % kSharing == 0))
       for (int i = 0; i < kTileN; i += W)
@@ -147,8 +140,23 @@ static void expand_tiles(const void* strip, int k_tiles, int first, int end, voi
         if (f.minimum) save(minimum + i, load_halves((const uint16_t*)scales + kTileN + i));
       }
     }
-    expand_tile<FORMAT, BF16>(quants, ahead, scale, minimum, out);
+    read_tile<FORMAT>(quants, ahead, scale, minimum,
+                      [&](int pair, int part, VF a, VF b) __attribute__((always_inline)) { take(t, pair, part, a, b); });
   }
+}
+
+template <int FORMAT, bool BF16>
+static void expand_tiles(const void* strip, int k_tiles, int first, int end, void* dst, long ahead) {
+  constexpr long tile = BF16 ? 1024 : 2048;
+  read_tiles<FORMAT>(strip, k_tiles, first, end, ahead, [&](int t, int pair, int part, VF a, VF b) __attribute__((always_inline)) {
+    char* to = (char*)dst + (t - first) * 2 * tile;
+    if (BF16) {
+      save_two_bf16((uint16_t*)to + pair * 32 + part * W, a, b);
+    } else {
+      scatter((float*)to, 2 * pair, part, a);
+      scatter((float*)to, 2 * pair + 1, part, b);
+    }
+  });
 }
 
 template <bool BF16>
