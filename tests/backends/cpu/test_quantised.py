@@ -68,7 +68,7 @@ def stored_as(spec: ModelSpec, *dtypes: DType) -> tuple[Checkpoint, Checkpoint]:
 
 
 def same(make: Loader, spec: ModelSpec, kept: Checkpoint, plain: Checkpoint) -> CpuBackend:
-    """Both give the same bits for every number of rows up to 9 and for many, and every token's embedding is looked up."""
+    """Both give the same bits for each number of rows up to 9 and for many; every token's embedding is looked up."""
     one, other = make(kept, 16), make(plain, 16)
     for tokens in (tuple(range(spec.vocab_size)), prompt(spec, 50)):
         cuts = [len(tokens) - rows * (rows + 1) // 2 for rows in range(9, 0, -1)]
