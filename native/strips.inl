@@ -148,7 +148,7 @@ static inline __attribute__((always_inline)) void read_tiles(const void* strip, 
 template <int FORMAT, bool BF16>
 static void expand_tiles(const void* strip, int k_tiles, int first, int end, void* dst, long ahead) {
   constexpr long tile = BF16 ? 1024 : 2048;
-  read_tiles<FORMAT>(strip, k_tiles, first, end, ahead, [&](int t, int pair, int part, VF a, VF b) __attribute__((always_inline)) {
+  const auto take = [&](int t, int pair, int part, VF a, VF b) __attribute__((always_inline)) {
     char* to = (char*)dst + (t - first) * 2 * tile;
     if (BF16) {
       save_two_bf16((uint16_t*)to + pair * 32 + part * W, a, b);
@@ -156,7 +156,8 @@ static void expand_tiles(const void* strip, int k_tiles, int first, int end, voi
       scatter((float*)to, 2 * pair, part, a);
       scatter((float*)to, 2 * pair + 1, part, b);
     }
-  });
+  };
+  read_tiles<FORMAT>(strip, k_tiles, first, end, ahead, take);
 }
 
 template <bool BF16>
