@@ -68,11 +68,12 @@ static inline void scatter(float* tile, int i, int part, VF v) {
   }
 }
 
-// One tile: scale[16 columns] for each of its runs of k, minimum[16]. take(pair of k, part, first, second) gets vectors of
+// One tile: scale[16 columns] for each of its runs of k, minimum[16]. take(other, pair of k, part, first, second) gets vectors of
 // both halves of the columns, lanes as in a dword of quants.
 template <int FORMAT, class Take>
 static inline __attribute__((always_inline)) void read_tile(const uint8_t* quants, long ahead,
-                                                            const float (*scale)[kTileN], const float* minimum, Take take) {
+                                                            const float (*scale)[kTileN], const float* minimum, char* other,
+                                                            Take take) {
   constexpr StripFormat f = kStripFormats[FORMAT];
   using At = QuantPlace<f.bits>;
 #ifdef __FMA__
@@ -110,22 +111,22 @@ static inline __attribute__((always_inline)) void read_tile(const uint8_t* quant
                  : f.minimum ? vfma(q - excess, s[at][half], c[at][half])
                              : (q - excess) * s[at][half];
         }
-        for (int i = 0; i < in_dword; i += 2) take((n * in_dword + i) / 2, part, v[i], v[i + 1]);
+        for (int i = 0; i < in_dword; i += 2) take(other, n * (in_dword / 2) + i / 2, part, v[i], v[i + 1]);
       }
     }
 }
 
-// Tiles [first, end) of a strip; take(tile, pair of k, part, first, second).
+// Tiles [first, end) of a strip; `other` is what goes on by `step` bytes with each of them.
 template <int FORMAT, class Take>
 static inline __attribute__((always_inline)) void read_tiles(const void* strip, int k_tiles, int first, int end, long ahead,
-                                                             Take take) {
+                                                             char* other, long step, Take take) {
   constexpr StripFormat f = kStripFormats[FORMAT];
   constexpr int quant_bytes = f.quant_bytes(), scale_bytes = f.scale_bytes(), shared_bytes = f.shared_bytes();
   const uint8_t* quants = (const uint8_t*)strip + (long)first * quant_bytes;
   const uint8_t* scales = (const uint8_t*)strip + (long)k_tiles * quant_bytes + (long)first * scale_bytes;
   const uint8_t* shared = (const uint8_t*)strip + (long)k_tiles * (quant_bytes + scale_bytes);
   alignas(64) float shared_scale[2][kTileN] = {}, scale[2][kTileN] = {}, minimum[kTileN] = {};
-  for (int t = first; t < end; t++, quants += quant_bytes, scales += scale_bytes) {
+  for (int t = first; t < end; t++, quants += quant_bytes, scales += scale_bytes, other += step) {
     __builtin_prefetch(scales + ahead, 0, 2);
     if (f.shared && (t == first || t % kSharing == 0))
       for (int i = 0; i < kTileN; i += W)
@@ -140,16 +141,14 @@ static inline __attribute__((always_inline)) void read_tiles(const void* strip, 
         if (f.minimum) save(minimum + i, load_halves((const uint16_t*)scales + kTileN + i));
       }
     }
-    read_tile<FORMAT>(quants, ahead, scale, minimum,
-                      [&](int pair, int part, VF a, VF b) __attribute__((always_inline)) { take(t, pair, part, a, b); });
+    read_tile<FORMAT>(quants, ahead, scale, minimum, other, take);
   }
 }
 
 template <int FORMAT, bool BF16>
 static void expand_tiles(const void* strip, int k_tiles, int first, int end, void* dst, long ahead) {
   constexpr long tile = BF16 ? 1024 : 2048;
-  const auto take = [&](int t, int pair, int part, VF a, VF b) __attribute__((always_inline)) {
-    char* to = (char*)dst + (t - first) * 2 * tile;
+  const auto take = [](char* to, int pair, int part, VF a, VF b) __attribute__((always_inline)) {
     if (BF16) {
       save_two_bf16((uint16_t*)to + pair * 32 + part * W, a, b);
     } else {
@@ -157,7 +156,7 @@ static void expand_tiles(const void* strip, int k_tiles, int first, int end, voi
       scatter((float*)to, 2 * pair + 1, part, b);
     }
   };
-  read_tiles<FORMAT>(strip, k_tiles, first, end, ahead, take);
+  read_tiles<FORMAT>(strip, k_tiles, first, end, ahead, (char*)dst, 2 * tile, take);
 }
 
 template <bool BF16>
